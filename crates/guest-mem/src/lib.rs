@@ -1,0 +1,1 @@
+//! RAM of one VM as seen by an emulated device.

@@ -1,0 +1,1 @@
+//! Network backends for emulated NICs: TAP, switch, null, capture, faults.

@@ -1,0 +1,3 @@
+//! Exports emulated NICs to hypervisors over vfio-user.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Behavioural models of Intel NICs, without I/O, clock or threads.

@@ -1,0 +1,1 @@
+//! A vfio-user server for emulated PCI devices, and a client.

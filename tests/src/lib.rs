@@ -1,0 +1,1 @@
+//! Cross-crate tests of nic-emu: see the files in `tests/`.
