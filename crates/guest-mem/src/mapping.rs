@@ -1,0 +1,129 @@
+//! Shared mappings of files into this process.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+
+use rustix::fs::SealFlags;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// Memory of a file (or anonymous memory) mapped shared into this process; unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    /// Bytes between the page boundary at which the kernel mapped and the first byte that was asked for.
+    lead: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping is plain memory without thread affinity; all access goes through raw copies and atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `Mapping` itself has no method that reads or writes the memory.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file` from byte `offset`, readable, and writable if asked.
+    ///
+    /// The file is sealed against shrinking where it lets us (a memfd made for sealing): touching a mapped page
+    /// beyond the end of its file raises SIGBUS.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the range is empty, overflows or reaches beyond the end of the file; else what `mmap`
+    /// says, `PermissionDenied` for a file that is not open for what was asked.
+    pub fn of_file(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        writable: bool,
+    ) -> io::Result<Self> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        let end = offset
+            .checked_add(len)
+            .ok_or_else(|| invalid("range overflows"))?;
+        let stat = rustix::fs::fstat(file)?;
+        if u64::try_from(stat.st_size).unwrap_or(0) < end {
+            return Err(invalid("range reaches beyond the end of the file"));
+        }
+        // Best effort: not every file can be sealed, and hypervisors usually have done it already.
+        let _ = rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK);
+
+        let page = rustix::param::page_size() as u64;
+        let lead = offset % page;
+        let len = usize::try_from(len + lead).map_err(|_| invalid("range is too long"))?;
+        if len == lead as usize {
+            return Err(invalid("range is empty"));
+        }
+        let prot = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let base = unsafe {
+            mmap(
+                ptr::null_mut(),
+                len,
+                prot,
+                MapFlags::SHARED,
+                file,
+                offset - lead,
+            )?
+        };
+        Ok(Self::adopt(base.cast(), len, lead as usize, writable))
+    }
+
+    /// Maps `len` bytes of zeroed memory that belongs to no file.
+    ///
+    /// # Errors
+    ///
+    /// What `mmap` says, `InvalidInput` for an empty range.
+    pub fn anonymous(len: u64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if len == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::SHARED)? };
+        Ok(Self::adopt(base.cast(), len, 0, true))
+    }
+
+    fn adopt(base: *mut u8, len: usize, lead: usize, writable: bool) -> Self {
+        let base = NonNull::new(base).expect("mmap never returns address 0 unless told to");
+        Self {
+            base,
+            len,
+            lead,
+            writable,
+        }
+    }
+
+    /// Number of bytes that can be reached.
+    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> u64 {
+        (self.len - self.lead) as u64
+    }
+
+    /// Whether the mapping may be written.
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Address of byte `offset` in this process; `offset` must not exceed `len()`.
+    pub(crate) fn at(&self, offset: u64) -> *mut u8 {
+        assert!(offset <= self.len());
+        // In bounds by the assertion, which is why wrapping arithmetic cannot wrap.
+        self.base.as_ptr().wrapping_add(self.lead + offset as usize)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that mmap returned; whoever holds a pointer into it holds the `Arc` too.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
