@@ -1,1 +1,3 @@
 //! Behavioural models of Intel NICs, without I/O, clock or threads.
+
+pub mod common;
