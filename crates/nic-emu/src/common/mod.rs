@@ -1,4 +1,11 @@
-//! What is the same in every family of NICs.
+//! What the models of more than one NIC family share.
 
 pub mod checksum;
+pub mod eeprom;
+pub mod filter;
 pub mod frame;
+pub mod gso;
+pub mod moderation;
+pub mod phy;
+pub mod ring;
+pub mod stats;

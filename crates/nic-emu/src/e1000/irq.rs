@@ -1,0 +1,191 @@
+//! Interrupt causes, mask, throttle and delay timers (8254x manual, section 3.2.7 "Interrupts" and registers ICR, ICS,
+//! IMS, IMC, ITR, RDTR, RADV, TIDV, TADV).
+//!
+//! Atomics only: queues raise, control masks and acknowledges, and whoever owns the interrupt line asks [`Irq::poll`]
+//! after each turn and at [`Irq::deadline`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use super::bits::cause;
+use super::regs::{Reg, Regs};
+use crate::Time;
+use crate::common::moderation::{DelayTimer, Throttle};
+
+/// Unit of ITR in ns.
+const ITR_UNIT: u64 = 256;
+
+/// Unit of RDTR, RADV, TIDV and TADV in ns.
+const DELAY_UNIT: u64 = 1024;
+
+/// All causes there are; ICS and IMS hold no others.
+pub const ALL_CAUSES: u32 = 0x0001_FFFF;
+
+/// The interrupt logic of one function with one line (INTx).
+#[derive(Debug)]
+pub struct Irq {
+    regs: Arc<Regs>,
+    /// The line is asserted and stays so until no enabled cause is left.
+    asserted: AtomicBool,
+    throttle: Throttle,
+    tx: DelayTimer,
+    rx: DelayTimer,
+}
+
+impl Irq {
+    pub(super) fn new(regs: Arc<Regs>) -> Irq {
+        Irq {
+            regs,
+            asserted: AtomicBool::new(false),
+            throttle: Throttle::default(),
+            tx: DelayTimer::default(),
+            rx: DelayTimer::default(),
+        }
+    }
+
+    /// Latches causes in ICR, whatever IMS says. The line follows at the next [`poll`](Irq::poll).
+    pub fn raise(&self, causes: u32) {
+        self.regs.cell(Reg::ICR, 0).fetch_or(causes & ALL_CAUSES, SeqCst);
+    }
+
+    /// A descriptor with IDE was written back: TXDW after TIDV, which each such descriptor restarts, and no later than
+    /// TADV after the first. At once if TIDV is 0.
+    pub fn raise_tx_delayed(&self, now: Time) {
+        self.raise_delayed(&self.tx, cause::TXDW, Reg::TIDV, Reg::TADV, now);
+    }
+
+    /// A frame was received: RXT0 after RDTR, which each frame restarts, and no later than RADV after the first. At once
+    /// if RDTR is 0.
+    pub fn raise_rx_delayed(&self, now: Time) {
+        self.raise_delayed(&self.rx, cause::RXT0, Reg::RDTR, Reg::RADV, now);
+    }
+
+    fn raise_delayed(&self, timer: &DelayTimer, cause: u32, relative: Reg, absolute: Reg, now: Time) {
+        match self.regs.get(relative) {
+            0 => self.raise(cause),
+            delay => {
+                let cap = Some(self.regs.get(absolute)).filter(|&cap| cap != 0);
+                timer.start(now, u64::from(delay) * DELAY_UNIT, cap.map(|cap| u64::from(cap) * DELAY_UNIT));
+            }
+        }
+    }
+
+    /// TIDV.FPD: a waiting TXDW fires now.
+    pub(super) fn flush_tx(&self) {
+        if self.tx.flush() {
+            self.raise(cause::TXDW);
+        }
+    }
+
+    /// RDTR.FPD: a waiting RXT0 fires now.
+    pub(super) fn flush_rx(&self) {
+        if self.rx.flush() {
+            self.raise(cause::RXT0);
+        }
+    }
+
+    /// Latches the causes of the delay timers that have run out.
+    fn expire(&self, now: Time) {
+        if self.tx.expire(now) {
+            self.raise(cause::TXDW);
+        }
+        if self.rx.expire(now) {
+            self.raise(cause::RXT0);
+        }
+    }
+
+    /// The level of INTx now.
+    ///
+    /// It rises when an enabled cause is there and ITR has passed since it last rose, and takes all delayed causes
+    /// along; then it stays until no enabled cause is left.
+    pub fn poll(&self, now: Time) -> bool {
+        self.expire(now);
+        if self.pending() == 0 {
+            self.asserted.store(false, SeqCst);
+            return false;
+        }
+        if self.asserted.load(SeqCst) {
+            return true;
+        }
+        if now < self.throttle.ready_at(self.interval()) {
+            return false;
+        }
+        self.asserted.store(true, SeqCst);
+        self.throttle.asserted(now);
+        self.flush_tx();
+        self.flush_rx();
+        true
+    }
+
+    /// When the level may rise by the passing of time alone, so that [`poll`](Irq::poll) must be called again; `None`
+    /// if it needs an event. Meant to be asked after `poll`.
+    pub fn deadline(&self) -> Option<Time> {
+        if self.asserted.load(SeqCst) {
+            return None;
+        }
+        let ready = self.throttle.ready_at(self.interval());
+        if self.pending() != 0 {
+            return Some(ready);
+        }
+        // A delayed cause that is masked wakes nobody: a read of ICR finds out by itself that it is due.
+        let mask = self.regs.get(Reg::IMS);
+        let due = |timer: &DelayTimer, cause| timer.deadline().filter(|_| mask & cause != 0);
+        [due(&self.tx, cause::TXDW), due(&self.rx, cause::RXT0)].into_iter().flatten().min().map(|at| at.max(ready))
+    }
+
+    /// Reads ICR: all causes, enabled or not, and clears them.
+    pub(super) fn acknowledge(&self, now: Time) -> u32 {
+        self.expire(now);
+        let causes = self.regs.cell(Reg::ICR, 0).swap(0, SeqCst);
+        self.settle();
+        causes
+    }
+
+    /// The causes of ICR as a read of ICS shows them: nothing is cleared.
+    pub(super) fn causes(&self, now: Time) -> u32 {
+        self.expire(now);
+        self.regs.get(Reg::ICR)
+    }
+
+    /// Writes ICR: ones clear.
+    pub(super) fn clear(&self, causes: u32, now: Time) {
+        self.expire(now);
+        self.regs.cell(Reg::ICR, 0).fetch_and(!causes, SeqCst);
+        self.settle();
+    }
+
+    /// Writes IMS: ones enable. A cause that is pending already asserts the line.
+    pub(super) fn enable(&self, causes: u32) {
+        self.regs.cell(Reg::IMS, 0).fetch_or(causes & ALL_CAUSES, SeqCst);
+    }
+
+    /// Writes IMC: ones disable.
+    pub(super) fn disable(&self, causes: u32) {
+        self.regs.cell(Reg::IMS, 0).fetch_and(!causes, SeqCst);
+        self.settle();
+    }
+
+    /// Forgets timers and throttle; the registers are reset with the others.
+    pub(super) fn reset(&self) {
+        self.tx.flush();
+        self.rx.flush();
+        self.throttle.reset();
+        self.asserted.store(false, SeqCst);
+    }
+
+    fn pending(&self) -> u32 {
+        self.regs.get(Reg::ICR) & self.regs.get(Reg::IMS)
+    }
+
+    fn interval(&self) -> u64 {
+        u64::from(self.regs.get(Reg::ITR)) * ITR_UNIT
+    }
+
+    /// The line drops the moment its last cause goes: one that comes before the next poll is a new assertion and has to
+    /// wait for ITR.
+    fn settle(&self) {
+        if self.pending() == 0 {
+            self.asserted.store(false, SeqCst);
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! The register table of the 82540EM, and the cells behind it.
+//!
+//! One row per register in the order of the manual (8254x Family Software Developer's Manual, chapter 13). The masks are
+//! exact where Linux's `ethtool -t` compares whole values: a bit outside the mask reads 0 whatever was written.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What an access does, beyond moving the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Holds what is written, within the mask.
+    Rw,
+    /// Writes do nothing.
+    Ro,
+    /// Reads give 0.
+    Wo,
+    /// A statistic: sticks at 0xFFFF_FFFF, reading clears it, writes do nothing.
+    Rc,
+    /// Low half of a 64-bit statistic: reading clears nothing.
+    RcLow,
+    /// High half of a 64-bit statistic: reading clears both halves.
+    RcHigh,
+    /// Written ones clear.
+    W1c,
+    /// Written ones set.
+    W1s,
+}
+
+/// How far a reset reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// Returns to its reset value by CTRL.RST and by every stronger reset.
+    Mac,
+    /// Wake-up and management: CTRL.RST leaves it alone, a bus reset does not.
+    Wake,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// Name in the manual.
+    pub name: &'static str,
+    /// Byte offset of (the first element of) the register in BAR0.
+    pub offset: u32,
+    /// Number of elements; 1 unless it is an array.
+    pub count: u16,
+    /// Bytes from one element to the next.
+    pub stride: u8,
+    /// What reads and writes do.
+    pub access: Access,
+    /// Which resets it obeys.
+    pub domain: Domain,
+    /// Value after reset.
+    pub reset: u32,
+    /// Bits that hold what is written.
+    pub mask: u32,
+    /// One line on what it is.
+    pub doc: &'static str,
+}
+
+macro_rules! first {
+    ($value:expr $(, $rest:expr)*) => {
+        $value
+    };
+}
+
+macro_rules! registers {
+    ($( $name:ident = $offset:literal $([$count:literal; $stride:literal])?,
+        $access:ident, $domain:ident, $reset:expr, $mask:expr, $doc:literal; )+) => {
+        /// A register of the 82540EM, or an array of them.
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "names as the manual writes them")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reg {
+            $( #[doc = $doc] $name, )+
+        }
+
+        impl Reg {
+            /// All registers, in the manual's order.
+            pub const ALL: &'static [Reg] = &[ $( Reg::$name, )+ ];
+        }
+
+        const TABLE: &[Row] = &[ $( Row {
+            name: stringify!($name),
+            offset: $offset,
+            count: first!($($count,)? 1),
+            stride: first!($($stride,)? 4),
+            access: Access::$access,
+            domain: Domain::$domain,
+            reset: $reset,
+            mask: $mask,
+            doc: $doc,
+        }, )+ ];
+    };
+}
+
+registers! {
+    // General
+    CTRL     = 0x0000, Rw, Mac, 0x0014_0241, 0xDBFC_1BE9, "device control";
+    STATUS   = 0x0008, Ro, Mac, 0x0000_0281, 0, "device status: link, speed, duplex";
+    EECD     = 0x0010, Rw, Mac, 0, 0x0000_0077, "EEPROM/flash control: the bit-banged Microwire port";
+    EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, "EEPROM read, small format";
+    CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, "extended device control";
+    FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, "flash access (no flash fitted)";
+    MDIC     = 0x0020, Rw, Mac, 0x1000_0000, 0x2FFF_FFFF, "MDI control: the way to the PHY";
+    FCAL     = 0x0028, Rw, Mac, 0, 0xFFFF_FFFF, "flow control address low";
+    FCAH     = 0x002C, Rw, Mac, 0, 0x0000_FFFF, "flow control address high";
+    FCT      = 0x0030, Rw, Mac, 0, 0x0000_FFFF, "flow control type";
+    VET      = 0x0038, Rw, Mac, 0x8100, 0x0000_FFFF, "VLAN ethertype";
+    FCTTV    = 0x0170, Rw, Mac, 0, 0x0000_FFFF, "flow control transmit timer value";
+    TXCW     = 0x0178, Rw, Mac, 0, 0xC000_FFFF, "transmit configuration word (fibre)";
+    RXCW     = 0x0180, Ro, Mac, 0, 0, "receive configuration word (fibre)";
+    LEDCTL   = 0x0E00, Rw, Mac, 0x0706_8302, 0xCFCF_CFCF, "LED control";
+    PBA      = 0x1000, Rw, Mac, 0x0010_0030, 0x0000_FFFF, "packet buffer allocation in KiB: RXA written, TXA derived";
+
+    // Interrupt
+    ICR      = 0x00C0, W1c, Mac, 0, 0x0001_FFFF, "interrupt cause read: a read clears it";
+    ITR      = 0x00C4, Rw, Mac, 0, 0x0000_FFFF, "interrupt throttling, 256 ns";
+    ICS      = 0x00C8, W1s, Mac, 0, 0x0001_FFFF, "interrupt cause set; reads mirror ICR without clearing";
+    IMS      = 0x00D0, W1s, Mac, 0, 0x0001_FFFF, "interrupt mask set; reads give the mask";
+    IMC      = 0x00D8, Wo, Mac, 0, 0x0001_FFFF, "interrupt mask clear";
+
+    // Receive
+    RCTL     = 0x0100, Rw, Mac, 0, 0x06DF_B3FF, "receive control";
+    FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, "flow control receive threshold low";
+    FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, "flow control receive threshold high";
+    RDBAL    = 0x2800, Rw, Mac, 0, 0xFFFF_FFF0, "receive descriptor base low";
+    RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, "receive descriptor base high";
+    RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, "receive descriptor ring length, bytes";
+    RDH      = 0x2810, Rw, Mac, 0, 0x0000_FFFF, "receive descriptor head";
+    RDT      = 0x2818, Rw, Mac, 0, 0x0000_FFFF, "receive descriptor tail";
+    RDTR     = 0x2820, Rw, Mac, 0, 0x0000_FFFF, "receive interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    RXDCTL   = 0x2828, Rw, Mac, 0x0001_0000, 0x013F_3F3F, "receive descriptor control";
+    RADV     = 0x282C, Rw, Mac, 0, 0x0000_FFFF, "receive interrupt absolute delay, 1.024 us";
+    RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, "receive small packet detect";
+
+    // Transmit
+    TCTL     = 0x0400, Rw, Mac, 0, 0x037F_FFFA, "transmit control";
+    TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, "transmit inter-packet gap";
+    AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, "adaptive inter-frame spacing throttle";
+    TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, "transmit descriptor base low";
+    TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, "transmit descriptor base high";
+    TDLEN    = 0x3808, Rw, Mac, 0, 0x000F_FF80, "transmit descriptor ring length, bytes";
+    TDH      = 0x3810, Rw, Mac, 0, 0x0000_FFFF, "transmit descriptor head";
+    TDT      = 0x3818, Rw, Mac, 0, 0x0000_FFFF, "transmit descriptor tail";
+    TIDV     = 0x3820, Rw, Mac, 0, 0x0000_FFFF, "transmit interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    TXDCTL   = 0x3828, Rw, Mac, 0, 0xFF3F_3F3F, "transmit descriptor control";
+    TADV     = 0x382C, Rw, Mac, 0, 0x0000_FFFF, "transmit interrupt absolute delay, 1.024 us";
+    TSPMT    = 0x3830, Rw, Mac, 0, 0xFFFF_FFFF, "TSO pad and minimum threshold";
+
+    // Filters
+    RXCSUM   = 0x5000, Rw, Mac, 0, 0x0000_03FF, "receive checksum control";
+    MTA      = 0x5200 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, "multicast hash table";
+    RAL      = 0x5400 [16; 8], Rw, Mac, 0, 0xFFFF_FFFF, "receive address low; entry 0 is loaded from the EEPROM";
+    RAH      = 0x5404 [16; 8], Rw, Mac, 0, 0x8003_FFFF, "receive address high: bytes 4 and 5, select, valid";
+    VFTA     = 0x5600 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, "VLAN filter table";
+
+    // Wake-up and management
+    WUC      = 0x5800, Rw, Wake, 0, 0x0000_000B, "wake-up control; PME_STATUS is cleared by writing 1";
+    WUFC     = 0x5808, Rw, Wake, 0, 0x000F_80FF, "wake-up filter control";
+    WUS      = 0x5810, W1c, Wake, 0, 0x000F_80FF, "wake-up status";
+    MANC     = 0x5820, Rw, Wake, 0, 0xFFFF_FFFF, "management control";
+    IPAV     = 0x5838, Rw, Wake, 0, 0x0001_000F, "IP addresses valid";
+    IP4AT    = 0x5840 [4; 8], Rw, Wake, 0, 0xFFFF_FFFF, "IPv4 address table";
+    IP6AT    = 0x5880 [4; 4], Rw, Wake, 0, 0xFFFF_FFFF, "IPv6 address table";
+    WUPL     = 0x5900, Ro, Wake, 0, 0, "wake-up packet length";
+    WUPM     = 0x5A00 [32; 4], Ro, Wake, 0, 0, "wake-up packet memory";
+    FFLT     = 0x5F00 [4; 8], Rw, Wake, 0, 0x0000_07FF, "flexible filter length table";
+    FFMT     = 0x9000 [128; 8], Rw, Wake, 0, 0x0000_000F, "flexible filter mask table";
+    FFVT     = 0x9800 [128; 8], Rw, Wake, 0, 0xFFFF_FFFF, "flexible filter value table";
+
+    // Statistics
+    CRCERRS  = 0x4000, Rc, Mac, 0, 0, "CRC errors";
+    ALGNERRC = 0x4004, Rc, Mac, 0, 0, "alignment errors";
+    SYMERRS  = 0x4008, Rc, Mac, 0, 0, "symbol errors";
+    RXERRC   = 0x400C, Rc, Mac, 0, 0, "receive errors";
+    MPC      = 0x4010, Rc, Mac, 0, 0, "missed packets: the receive buffer was full";
+    SCC      = 0x4014, Rc, Mac, 0, 0, "single collisions";
+    ECOL     = 0x4018, Rc, Mac, 0, 0, "excessive collisions";
+    MCC      = 0x401C, Rc, Mac, 0, 0, "multiple collisions";
+    LATECOL  = 0x4020, Rc, Mac, 0, 0, "late collisions";
+    COLC     = 0x4028, Rc, Mac, 0, 0, "collisions";
+    DC       = 0x4030, Rc, Mac, 0, 0, "deferrals";
+    TNCRS    = 0x4034, Rc, Mac, 0, 0, "transmissions without carrier sense";
+    SEC      = 0x4038, Rc, Mac, 0, 0, "sequence errors";
+    CEXTERR  = 0x403C, Rc, Mac, 0, 0, "carrier extension errors";
+    RLEC     = 0x4040, Rc, Mac, 0, 0, "receive length errors";
+    XONRXC   = 0x4048, Rc, Mac, 0, 0, "XON received";
+    XONTXC   = 0x404C, Rc, Mac, 0, 0, "XON transmitted";
+    XOFFRXC  = 0x4050, Rc, Mac, 0, 0, "XOFF received";
+    XOFFTXC  = 0x4054, Rc, Mac, 0, 0, "XOFF transmitted";
+    FCRUC    = 0x4058, Rc, Mac, 0, 0, "unsupported flow control frames received";
+    PRC64    = 0x405C, Rc, Mac, 0, 0, "good frames received of 64 bytes, CRC included";
+    PRC127   = 0x4060, Rc, Mac, 0, 0, "good frames received of 65 to 127 bytes";
+    PRC255   = 0x4064, Rc, Mac, 0, 0, "good frames received of 128 to 255 bytes";
+    PRC511   = 0x4068, Rc, Mac, 0, 0, "good frames received of 256 to 511 bytes";
+    PRC1023  = 0x406C, Rc, Mac, 0, 0, "good frames received of 512 to 1023 bytes";
+    PRC1522  = 0x4070, Rc, Mac, 0, 0, "good frames received of 1024 bytes and more";
+    GPRC     = 0x4074, Rc, Mac, 0, 0, "good frames received that passed the filters";
+    BPRC     = 0x4078, Rc, Mac, 0, 0, "broadcasts received";
+    MPRC     = 0x407C, Rc, Mac, 0, 0, "multicasts received, broadcasts excluded";
+    GPTC     = 0x4080, Rc, Mac, 0, 0, "good frames transmitted";
+    GORCL    = 0x4088, RcLow, Mac, 0, 0, "good octets received, low";
+    GORCH    = 0x408C, RcHigh, Mac, 0, 0, "good octets received, high";
+    GOTCL    = 0x4090, RcLow, Mac, 0, 0, "good octets transmitted, low";
+    GOTCH    = 0x4094, RcHigh, Mac, 0, 0, "good octets transmitted, high";
+    RNBC     = 0x40A0, Rc, Mac, 0, 0, "frames that found no receive descriptor";
+    RUC      = 0x40A4, Rc, Mac, 0, 0, "undersize frames with good CRC";
+    RFC      = 0x40A8, Rc, Mac, 0, 0, "fragments: undersize frames with bad CRC";
+    ROC      = 0x40AC, Rc, Mac, 0, 0, "oversize frames with good CRC";
+    RJC      = 0x40B0, Rc, Mac, 0, 0, "jabber: oversize frames with bad CRC";
+    MGTPRC   = 0x40B4, Rc, Mac, 0, 0, "management frames received";
+    MGTPDC   = 0x40B8, Rc, Mac, 0, 0, "management frames dropped";
+    MGTPTC   = 0x40BC, Rc, Mac, 0, 0, "management frames transmitted";
+    TORL     = 0x40C0, RcLow, Mac, 0, 0, "octets of all frames received, low";
+    TORH     = 0x40C4, RcHigh, Mac, 0, 0, "octets of all frames received, high";
+    TOTL     = 0x40C8, RcLow, Mac, 0, 0, "octets of all frames transmitted, low";
+    TOTH     = 0x40CC, RcHigh, Mac, 0, 0, "octets of all frames transmitted, high";
+    TPR      = 0x40D0, Rc, Mac, 0, 0, "frames received, all kinds";
+    TPT      = 0x40D4, Rc, Mac, 0, 0, "frames transmitted, all kinds";
+    PTC64    = 0x40D8, Rc, Mac, 0, 0, "frames transmitted of 64 bytes, CRC included";
+    PTC127   = 0x40DC, Rc, Mac, 0, 0, "frames transmitted of 65 to 127 bytes";
+    PTC255   = 0x40E0, Rc, Mac, 0, 0, "frames transmitted of 128 to 255 bytes";
+    PTC511   = 0x40E4, Rc, Mac, 0, 0, "frames transmitted of 256 to 511 bytes";
+    PTC1023  = 0x40E8, Rc, Mac, 0, 0, "frames transmitted of 512 to 1023 bytes";
+    PTC1522  = 0x40EC, Rc, Mac, 0, 0, "frames transmitted of 1024 bytes and more";
+    MPTC     = 0x40F0, Rc, Mac, 0, 0, "multicasts transmitted";
+    BPTC     = 0x40F4, Rc, Mac, 0, 0, "broadcasts transmitted";
+    TSCTC    = 0x40F8, Rc, Mac, 0, 0, "TSO contexts completed";
+    TSCTFC   = 0x40FC, Rc, Mac, 0, 0, "TSO contexts failed";
+
+    // Diagnostics
+    RDFH     = 0x2410, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO head";
+    RDFT     = 0x2418, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO tail";
+    RDFHS    = 0x2420, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO head saved";
+    RDFTS    = 0x2428, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO tail saved";
+    RDFPC    = 0x2430, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO packet count";
+    TDFH     = 0x3410, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO head";
+    TDFT     = 0x3418, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO tail";
+    TDFHS    = 0x3420, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO head saved";
+    TDFTS    = 0x3428, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO tail saved";
+    TDFPC    = 0x3430, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO packet count";
+}
+
+/// CTRL answers at this offset too.
+const CTRL_DUPLICATE: usize = 0x0004;
+
+/// First offset of the packet buffer window (PBM), 64 KiB of plain storage without a row of its own.
+pub const PBM: u32 = 0x1_0000;
+
+/// Size of the register BAR in bytes: registers, then the packet buffer window.
+pub const BAR0_SIZE: u32 = 0x2_0000;
+
+/// Registers end below this offset.
+const END: usize = 0xA000;
+
+/// Number of 32-bit cells of all rows.
+const CELLS: usize = {
+    let mut cells = 0;
+    let mut i = 0;
+    while i < TABLE.len() {
+        cells += TABLE[i].count as usize;
+        i += 1;
+    }
+    cells
+};
+
+/// First cell of each row.
+const FIRST_CELL: [u16; TABLE.len()] = {
+    let mut first = [0; TABLE.len()];
+    let mut cells = 0;
+    let mut i = 0;
+    while i < TABLE.len() {
+        first[i] = cells;
+        cells += TABLE[i].count;
+        i += 1;
+    }
+    first
+};
+
+/// Row number + 1 by dword offset, 0 where there is nothing.
+static BY_OFFSET: [u8; END / 4] = {
+    let mut map = [0; END / 4];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let mut n = 0;
+        while n < TABLE[row].count as usize {
+            let at = (TABLE[row].offset as usize + n * TABLE[row].stride as usize) / 4;
+            assert!(map[at] == 0, "two rows claim one offset");
+            map[at] = row as u8 + 1;
+            n += 1;
+        }
+        row += 1;
+    }
+    map[CTRL_DUPLICATE / 4] = Reg::CTRL as u8 + 1;
+    map
+};
+
+impl Reg {
+    /// The register at a dword-aligned offset of BAR0 and the element of it, `None` where nothing answers.
+    pub fn at(offset: u32) -> Option<(Reg, usize)> {
+        let row = BY_OFFSET.get(offset as usize / 4)?.checked_sub(1)?;
+        let reg = Reg::ALL[row as usize];
+        // Only CTRL's duplicate lies beyond the first element of a row of one.
+        let element = if reg.row().count == 1 { 0 } else { (offset - reg.row().offset) / u32::from(reg.row().stride) };
+        Some((reg, element as usize))
+    }
+
+    /// This register's row.
+    #[inline]
+    pub fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// Offset of (the first element of) the register.
+    #[inline]
+    pub const fn offset(self) -> u32 {
+        TABLE[self as usize].offset
+    }
+}
+
+/// The cells of all registers, shared by control and queues.
+///
+/// Stores are Release and loads Acquire: whoever sees a new tail also sees the ring registers written before it.
+/// Values are raw: masks are applied where the guest writes, not here. Access to an element that does not exist panics;
+/// offsets of the guest come through [`Reg::at`], which only names existing ones.
+#[derive(Debug)]
+pub struct Regs {
+    cells: Box<[AtomicU32]>,
+    /// The 64-bit statistics, whose two cells stay unused: a count and a clear must not tear.
+    octets: [AtomicU64; 4],
+}
+
+impl Default for Regs {
+    fn default() -> Self {
+        let regs = Regs { cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(), octets: Default::default() };
+        regs.reset(Domain::Wake);
+        regs
+    }
+}
+
+impl Regs {
+    /// The value of a register.
+    #[inline]
+    pub fn get(&self, reg: Reg) -> u32 {
+        self.get_n(reg, 0)
+    }
+
+    /// Sets a register.
+    #[inline]
+    pub fn set(&self, reg: Reg, value: u32) {
+        self.set_n(reg, 0, value);
+    }
+
+    /// The value of element `n` of an array.
+    #[inline]
+    pub fn get_n(&self, reg: Reg, n: usize) -> u32 {
+        match self.pair(reg) {
+            None => self.cell(reg, n).load(Ordering::Acquire),
+            Some((pair, shift)) => (pair.load(Ordering::Acquire) >> shift) as u32,
+        }
+    }
+
+    /// Sets element `n` of an array.
+    #[inline]
+    pub fn set_n(&self, reg: Reg, n: usize, value: u32) {
+        self.cell(reg, n).store(value, Ordering::Release);
+    }
+
+    /// The cell of element `n`, for read-modify-write.
+    #[inline]
+    pub(crate) fn cell(&self, reg: Reg, n: usize) -> &AtomicU32 {
+        debug_assert!(n < TABLE[reg as usize].count as usize);
+        &self.cells[FIRST_CELL[reg as usize] as usize + n]
+    }
+
+    /// Two neighbouring registers as one 64-bit address, e.g. `get_u64(Reg::TDBAL, Reg::TDBAH)`.
+    #[inline]
+    pub fn get_u64(&self, low: Reg, high: Reg) -> u64 {
+        u64::from(self.get(high)) << 32 | u64::from(self.get(low))
+    }
+
+    /// Adds to a 32-bit statistic, which sticks at its maximum.
+    #[inline]
+    pub fn stat_add(&self, reg: Reg, n: u32) {
+        debug_assert_eq!(reg.row().access, Access::Rc);
+        if n != 0 {
+            let add = |old: u32| Some(old.saturating_add(n));
+            let _ = self.cell(reg, 0).fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        }
+    }
+
+    /// Adds to the 64-bit statistic whose low half is `low` ([`Reg::GORCL`], [`Reg::GOTCL`], [`Reg::TORL`] or
+    /// [`Reg::TOTL`]); it sticks at its maximum.
+    #[inline]
+    pub fn stat_add64(&self, low: Reg, n: u64) {
+        debug_assert_eq!(low.row().access, Access::RcLow);
+        if let (Some((pair, _)), 1..) = (self.pair(low), n) {
+            let add = |old: u64| Some(old.saturating_add(n));
+            let _ = pair.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        }
+    }
+
+    /// Reads a register as the guest does, as far as the table tells: statistics clear.
+    pub(crate) fn read(&self, reg: Reg, n: usize) -> u32 {
+        match (reg.row().access, self.pair(reg)) {
+            (Access::Rc, _) => self.cell(reg, n).swap(0, Ordering::AcqRel),
+            (Access::RcHigh, Some((pair, shift))) => (pair.swap(0, Ordering::AcqRel) >> shift) as u32,
+            (Access::Wo, _) => 0,
+            _ => self.get_n(reg, n),
+        }
+    }
+
+    /// Writes a register as the guest does, as far as the table tells.
+    pub(crate) fn write(&self, reg: Reg, n: usize, value: u32) {
+        let value = value & reg.row().mask;
+        match reg.row().access {
+            Access::Rw => self.set_n(reg, n, value),
+            Access::W1c => drop(self.cell(reg, n).fetch_and(!value, Ordering::AcqRel)),
+            Access::W1s => drop(self.cell(reg, n).fetch_or(value, Ordering::AcqRel)),
+            Access::Ro | Access::Wo | Access::Rc | Access::RcLow | Access::RcHigh => {}
+        }
+    }
+
+    /// Returns registers to their reset values: those of the MAC, and with [`Domain::Wake`] all of them.
+    pub(crate) fn reset(&self, reach: Domain) {
+        for &reg in Reg::ALL.iter().filter(|reg| reach == Domain::Wake || reg.row().domain == Domain::Mac) {
+            for n in 0..reg.row().count.into() {
+                self.set_n(reg, n, reg.row().reset);
+            }
+        }
+        for pair in &self.octets {
+            pair.store(0, Ordering::Release);
+        }
+    }
+
+    /// The 64-bit statistic that a register is one half of, and the position of that half.
+    #[inline]
+    fn pair(&self, reg: Reg) -> Option<(&AtomicU64, u32)> {
+        let (index, shift) = match reg {
+            Reg::GORCL => (0, 0),
+            Reg::GORCH => (0, 32),
+            Reg::GOTCL => (1, 0),
+            Reg::GOTCH => (1, 32),
+            Reg::TORL => (2, 0),
+            Reg::TORH => (2, 32),
+            Reg::TOTL => (3, 0),
+            Reg::TOTH => (3, 32),
+            _ => return None,
+        };
+        Some((&self.octets[index], shift))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_at_its_offsets() {
+        for &reg in Reg::ALL {
+            let row = reg.row();
+            for n in 0..usize::from(row.count) {
+                assert_eq!(Reg::at(row.offset + n as u32 * u32::from(row.stride)), Some((reg, n)), "{}", row.name);
+            }
+            assert_eq!(row.reset & !row.mask & !RESET_BEYOND_MASK(reg), 0, "{}", row.name);
+        }
+        assert_eq!(Reg::at(0x0004), Some((Reg::CTRL, 0)));
+        for hole in [0x000C, 0x0040, 0x0200, 0x5008, 0x5480, 0x9FFC, 0xA000, 0xFFFC, 0x1_FFFC, u32::MAX] {
+            assert_eq!(Reg::at(hole), None, "{hole:#x}");
+        }
+    }
+
+    /// Bits that the device and not the driver sets.
+    #[allow(non_snake_case)]
+    fn RESET_BEYOND_MASK(reg: Reg) -> u32 {
+        match reg {
+            Reg::STATUS => 0x281,
+            Reg::MDIC => 0x1000_0000,
+            Reg::PBA => 0xFFFF_0000,
+            Reg::LEDCTL => 0x0706_8302,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn statistics_stick_and_clear_on_read() {
+        let regs = Regs::default();
+        regs.stat_add(Reg::GPRC, 5);
+        regs.stat_add(Reg::GPRC, 6);
+        assert_eq!(regs.read(Reg::GPRC, 0), 11);
+        assert_eq!(regs.read(Reg::GPRC, 0), 0);
+        regs.stat_add(Reg::MPC, u32::MAX - 1);
+        regs.stat_add(Reg::MPC, 7);
+        assert_eq!(regs.read(Reg::MPC, 0), u32::MAX);
+        regs.write(Reg::MPC, 0, 3);
+        assert_eq!(regs.read(Reg::MPC, 0), 0);
+    }
+
+    #[test]
+    fn the_high_half_clears_both() {
+        let regs = Regs::default();
+        regs.stat_add64(Reg::GOTCL, 0x0000_0002_FFFF_FFFF);
+        regs.stat_add64(Reg::GOTCL, 2);
+        assert_eq!(regs.read(Reg::GOTCL, 0), 1);
+        assert_eq!(regs.read(Reg::GOTCL, 0), 1, "the low half alone clears nothing");
+        assert_eq!(regs.read(Reg::GOTCH, 0), 3);
+        assert_eq!(regs.read(Reg::GOTCL, 0), 0);
+        assert_eq!(regs.read(Reg::GOTCH, 0), 0);
+        regs.stat_add64(Reg::TORL, u64::MAX - 1);
+        regs.stat_add64(Reg::TORL, 9);
+        assert_eq!((regs.read(Reg::TORL, 0), regs.read(Reg::TORH, 0)), (u32::MAX, u32::MAX));
+    }
+}

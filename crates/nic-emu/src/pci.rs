@@ -1,0 +1,1 @@
+//! Plain description of a PCI function, for whoever puts the device on a bus.
