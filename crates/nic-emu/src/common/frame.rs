@@ -270,6 +270,20 @@ impl<'m> TxBurst<'m> {
         });
     }
 
+    /// Adds a frame: `head` is copied, `body` lent. Whether there was room. For wrappers of backends, which pass on a
+    /// part of a burst or frames of their own ([`GuestSlice::from_bytes`]).
+    pub fn push_frame(&mut self, head: &[u8], body: &[GuestSlice<'m>], offload: Offload) -> bool {
+        let body_start = self.body.len();
+        if !self.has_room(head.len()) || self.body.try_extend_from_slice(body).is_err() {
+            return false;
+        }
+        self.heads
+            .try_extend_from_slice(head)
+            .expect("room was asked for");
+        self.push(head.len(), body_start, offload);
+        true
+    }
+
     /// The store for whole frames in host memory. A frame is appended to it, then pushed.
     pub(crate) fn bounce(&mut self) -> &mut Vec<u8> {
         &mut self.bounce
@@ -363,6 +377,17 @@ pub struct RxMeta {
     pub gso: Option<Gso>,
     /// The frame was damaged on the wire (a fault injector says so).
     pub bad_fcs: bool,
+}
+
+/// What a frame's sender left to do is what its receiver finds undone: loopback, and ports of one switch.
+impl From<Offload> for RxMeta {
+    fn from(offload: Offload) -> Self {
+        Self {
+            csum: offload.csum.map_or(RxCsum::Unknown, RxCsum::Partial),
+            gso: offload.gso,
+            bad_fcs: false,
+        }
+    }
 }
 
 /// One received frame in host memory.
