@@ -1,0 +1,89 @@
+//! QEMU without a guest: its devices are driven over the qtest protocol.
+
+use std::os::unix::net::UnixStream;
+
+use crate::vm::{RunDir, accept, launch};
+use crate::{Lab, Process, Qmp, Result};
+
+/// A QEMU under `-accel qtest`: nothing executes, a test reads and writes ports, memory and MMIO through a socket. It
+/// is killed when this is dropped.
+#[derive(Debug)]
+pub struct QtestVm {
+    // First, so that QEMU is gone before its files are.
+    process: Process,
+    stream: UnixStream,
+    qmp: Qmp,
+    command_line: String,
+    _run: RunDir,
+}
+
+impl QtestVm {
+    /// Starts a q35 machine with 128 MiB of shared memory and these further arguments. All devices are there when
+    /// this returns (a vfio-user device is attached).
+    ///
+    /// # Errors
+    /// Those of [`Lab::qemu`], or [`crate::Error::QemuExited`] with what QEMU did not like.
+    pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        let run = RunDir::new()?;
+        let mut qemu = lab.qemu()?.command();
+        qemu.args([
+            "-M",
+            "q35,memory-backend=mem,usb=off,graphics=off",
+            "-accel",
+            "qtest",
+            "-m",
+            "128M",
+        ]);
+        qemu.args(["-object", "memory-backend-memfd,id=mem,size=128M,share=on"]);
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-qtest-log",
+            "/dev/null",
+        ]);
+        qemu.arg("-qtest")
+            .arg(format!("unix:{}", run.path("qtest").display()));
+        qemu.arg("-chardev")
+            .arg(format!("socket,id=qmp,path={}", run.path("qmp").display()));
+        qemu.args(["-mon", "chardev=qmp,mode=control"])
+            .args(arguments);
+        let (qtest, qmp) = (run.listen("qtest")?, run.listen("qmp")?);
+        let command_line = crate::netns::words(&qemu);
+        let mut process = launch(lab, None, qemu, &run)?;
+        // The monitor is made early, the qtest socket after all devices.
+        let qmp = accept(&qmp, &mut process, &run)?;
+        let stream = accept(&qtest, &mut process, &run)?;
+        let qmp = Qmp::new(qmp)?;
+        Ok(Self {
+            process,
+            stream,
+            qmp,
+            command_line,
+            _run: run,
+        })
+    }
+
+    /// The qtest socket; clone it (`try_clone`) to own it.
+    #[must_use]
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// QEMU itself, to kill it or wait for it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// QEMU's command line, for reports.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+}

@@ -1,0 +1,609 @@
+//! A running guest.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::channel::{Channel, Output};
+use crate::netns::{enter, words};
+use crate::{Error, Lab, Nic, Process, Qmp, Result, Suite};
+
+/// What a command in the guest may take unless said otherwise.
+const COMMAND: Duration = Duration::from_secs(60);
+/// How much of the console's end goes into an error.
+const CONSOLE_TAIL: u64 = 3000;
+
+/// Kernel arguments that every guest gets: quiet, and without what costs time under emulation.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=0 mitigations=off random.trust_cpu=on \
+    tsc=reliable no_timer_check nokaslr audit=0 selinux=0 apparmor=0 cryptomgr.notests pci=noaer";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accel {
+    /// QEMU's own translator: works everywhere.
+    #[default]
+    Tcg,
+    /// The host kernel; needs `/dev/kvm`.
+    Kvm,
+}
+
+/// A VM to be started; from [`Lab::vm`].
+#[derive(Clone, Debug)]
+pub struct VmBuilder {
+    lab: Lab,
+    suite: Suite,
+    memory_mib: u32,
+    cpus: u32,
+    accel: Accel,
+    nics: Vec<Nic>,
+    root_ports: usize,
+    arguments: Vec<String>,
+    kernel_arguments: Vec<String>,
+    autoload: bool,
+    netns: Option<String>,
+    boot_timeout: Duration,
+}
+
+impl VmBuilder {
+    pub(crate) fn new(lab: Lab, suite: Suite) -> Self {
+        Self {
+            lab,
+            suite,
+            memory_mib: 512,
+            cpus: 1,
+            accel: Accel::default(),
+            nics: Vec::new(),
+            root_ports: 0,
+            arguments: Vec::new(),
+            kernel_arguments: Vec::new(),
+            autoload: true,
+            netns: None,
+            boot_timeout: Duration::from_secs(120),
+        }
+    }
+
+    /// Guest memory in MiB; 512 unless said otherwise. It is a memfd that a device process can share.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Number of virtual CPUs; 1 unless said otherwise.
+    #[must_use]
+    pub fn cpus(mut self, count: u32) -> Self {
+        self.cpus = count;
+        self
+    }
+
+    /// What executes the guest's instructions; TCG unless said otherwise.
+    #[must_use]
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = accel;
+        self
+    }
+
+    /// Adds a NIC. The N-th (from 0) has the device id `nicN` and, with its driver loaded, is `ethN` in the guest.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
+    /// Adds PCIe root ports `rp0`, `rp1`, ... to plug NICs into while the guest runs ([`Vm::plug`]).
+    #[must_use]
+    pub fn root_ports(mut self, count: usize) -> Self {
+        self.root_ports = count;
+        self
+    }
+
+    /// Adds an argument for QEMU.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds an argument for the guest's kernel.
+    #[must_use]
+    pub fn kernel_arg(mut self, argument: impl Into<String>) -> Self {
+        self.kernel_arguments.push(argument.into());
+        self
+    }
+
+    /// Whether the guest loads the drivers of its PCI devices by itself (`true` unless said otherwise). If not,
+    /// `modprobe e1000` does it.
+    #[must_use]
+    pub fn autoload(mut self, autoload: bool) -> Self {
+        self.autoload = autoload;
+        self
+    }
+
+    /// Runs QEMU in a named network namespace, where the TAPs of its own NICs are ([`crate::Netns::name`]).
+    #[must_use]
+    pub fn netns(mut self, name: impl Into<String>) -> Self {
+        self.netns = Some(name.into());
+        self
+    }
+
+    /// How long the guest may take from power-on to its command channel; 2 minutes unless said otherwise.
+    #[must_use]
+    pub fn boot_timeout(mut self, timeout: Duration) -> Self {
+        self.boot_timeout = timeout;
+        self
+    }
+
+    /// Starts the VM and waits until its command channel answers.
+    ///
+    /// # Errors
+    /// Those of [`Lab::prepare`]; [`Error::QemuExited`], [`Error::GuestPanic`] or [`Error::GuestTimeout`].
+    pub fn start(self) -> Result<Vm> {
+        let timeout = self.boot_timeout;
+        let mut vm = self.spawn()?;
+        vm.wait_rebooted(timeout)?;
+        vm.boot_time = Some(vm.started.elapsed());
+        Ok(vm)
+    }
+
+    /// Starts the VM without waiting for the guest; [`Vm::wait_rebooted`] waits for its first boot too.
+    ///
+    /// # Errors
+    /// As [`VmBuilder::start`], without those of the guest.
+    pub fn spawn(self) -> Result<Vm> {
+        let (kernel, initrd) = (self.lab.kernel(self.suite)?, self.lab.image(self.suite)?);
+        let run = RunDir::new()?;
+        let mut qemu = self.lab.qemu()?.command();
+        qemu.args(self.machine_arguments());
+        qemu.arg("-kernel")
+            .arg(kernel.vmlinux())
+            .arg("-initrd")
+            .arg(initrd);
+        qemu.arg("-append").arg(self.append());
+        let socket = |id: &str| format!("socket,id={id},path={}", run.path(id).display());
+        qemu.arg("-chardev").arg(format!(
+            "file,id=console,path={}",
+            run.path("console").display()
+        ));
+        qemu.args(["-serial", "chardev:console"]);
+        qemu.args(["-chardev", &socket("channel"), "-serial", "chardev:channel"]);
+        qemu.args([
+            "-chardev",
+            &socket("qmp"),
+            "-mon",
+            "chardev=qmp,mode=control",
+        ]);
+        for port in 0..self.root_ports {
+            qemu.arg("-device").arg(format!(
+                "pcie-root-port,id=rp{port},chassis={},slot={port}",
+                port + 1
+            ));
+        }
+        for (index, nic) in self.nics.iter().enumerate() {
+            if let Some(netdev) = nic.netdev(index) {
+                qemu.arg("-netdev").arg(netdev);
+            }
+            qemu.arg("-device").arg(nic.device(index).to_string());
+        }
+        qemu.args(&self.arguments);
+
+        // We listen and QEMU connects: nothing that the guest says is lost before somebody is there to hear it.
+        let (channel, qmp) = (run.listen("channel")?, run.listen("qmp")?);
+        let command_line = words(&qemu);
+        let started = Instant::now();
+        let mut process = launch(&self.lab, self.netns.as_deref(), qemu, &run)?;
+        let channel = Channel::new(accept(&channel, &mut process, &run)?)?;
+        let qmp = match Qmp::new(accept(&qmp, &mut process, &run)?) {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                // A bad argument ends QEMU while we talk: then its own words are better.
+                std::thread::sleep(Duration::from_millis(100));
+                check_alive(&mut process, &run)?;
+                return Err(error);
+            }
+        };
+        Ok(Vm {
+            process,
+            channel,
+            qmp,
+            run,
+            command_line,
+            nics: self.nics.len(),
+            seen: 0,
+            started,
+            boot_time: None,
+        })
+    }
+
+    fn machine_arguments(&self) -> Vec<String> {
+        let memory = self.memory_mib;
+        let (accel, cpu) = match self.accel {
+            Accel::Tcg => ("tcg,thread=multi", "max"),
+            Accel::Kvm => ("kvm", "host"),
+        };
+        let mut arguments = vec![
+            "-M".to_owned(),
+            "q35,memory-backend=mem,usb=off,vmport=off,graphics=off".into(),
+        ];
+        arguments.extend(["-accel".into(), accel.into(), "-cpu".into(), cpu.into()]);
+        arguments.extend([
+            "-smp".into(),
+            self.cpus.to_string(),
+            "-m".into(),
+            format!("{memory}M"),
+        ]);
+        arguments.extend([
+            "-object".into(),
+            format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+        ]);
+        arguments.extend(["-nodefaults", "-no-user-config", "-display", "none"].map(str::to_owned));
+        arguments
+    }
+
+    fn append(&self) -> String {
+        let mut append = KERNEL_ARGUMENTS.to_owned();
+        if !self.autoload {
+            append.push_str(" lab.autoload=0");
+        }
+        for argument in &self.kernel_arguments {
+            append.push(' ');
+            append.push_str(argument);
+        }
+        append
+    }
+}
+
+/// A running VM. QEMU is killed when it is dropped; if that happens in a panic, the console's end is printed.
+#[derive(Debug)]
+pub struct Vm {
+    // First, so that QEMU is gone before its files are.
+    process: Process,
+    channel: Channel,
+    qmp: Qmp,
+    run: RunDir,
+    command_line: String,
+    nics: usize,
+    seen: u64,
+    started: Instant,
+    boot_time: Option<Duration>,
+}
+
+impl Vm {
+    /// Runs a shell script in the guest, for up to a minute. Output of processes that it leaves in the background is
+    /// not waited for.
+    ///
+    /// # Errors
+    /// [`Error::CommandTimeout`], [`Error::Rebooted`], or that the guest is gone. A failing script is no error.
+    pub fn run(&mut self, script: &str) -> Result<Output> {
+        self.run_for(script, COMMAND)
+    }
+
+    /// As [`Vm::run`], for up to `timeout` (counted in whole seconds).
+    ///
+    /// # Errors
+    /// As [`Vm::run`].
+    pub fn run_for(&mut self, script: &str, timeout: Duration) -> Result<Output> {
+        if Channel::fits(script) {
+            return self.request(script, b"", timeout);
+        }
+        let path = "/run/lab/long-script";
+        self.write_file(path, script.as_bytes())?;
+        self.request(&format!(". {path}"), b"", timeout)
+    }
+
+    /// Runs a shell script that must succeed and returns its stdout without the last line's end.
+    ///
+    /// # Errors
+    /// As [`Vm::run`], and [`Error::CommandFailed`].
+    pub fn ok(&mut self, script: &str) -> Result<String> {
+        self.ok_for(script, COMMAND)
+    }
+
+    /// As [`Vm::ok`], for up to `timeout`.
+    ///
+    /// # Errors
+    /// As [`Vm::ok`].
+    pub fn ok_for(&mut self, script: &str, timeout: Duration) -> Result<String> {
+        let Output {
+            code,
+            stdout,
+            stderr,
+        } = self.run_for(script, timeout)?;
+        if code != 0 {
+            let output = format!("{} {}", stderr.trim(), stdout.trim())
+                .trim()
+                .to_owned();
+            return Err(Error::CommandFailed {
+                command: script.into(),
+                code,
+                output,
+            });
+        }
+        Ok(stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// Writes a file in the guest over the command channel. Slow (tens of KiB a second): for scripts and the like.
+    ///
+    /// # Errors
+    /// As [`Vm::ok`].
+    pub fn write_file(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.ok(&format!(": >'{path}'"))?;
+        for chunk in Channel::chunks(content) {
+            let script = format!("cat >>'{path}'");
+            let output = self.request(&script, chunk, COMMAND)?;
+            if !output.success() {
+                return Err(Error::CommandFailed {
+                    command: script,
+                    code: output.code,
+                    output: output.stderr,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts the guest from inside and waits until it is back.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_rebooted`].
+    pub fn reboot(&mut self, timeout: Duration) -> Result<()> {
+        self.channel.send("reboot -f", b"", COMMAND)?;
+        self.wait_rebooted(timeout)
+    }
+
+    /// Waits until the guest has come up once more than was waited for so far: after `system_reset`, or
+    /// [`VmBuilder::spawn`].
+    ///
+    /// # Errors
+    /// [`Error::GuestTimeout`], [`Error::GuestPanic`], [`Error::QemuExited`].
+    pub fn wait_rebooted(&mut self, timeout: Duration) -> Result<()> {
+        let (process, run) = (&mut self.process, &self.run);
+        let up = self
+            .channel
+            .wait_boot(self.seen + 1, Instant::now() + timeout, &mut || {
+                watch(process, run)
+            })?;
+        if !up {
+            return Err(self.timeout("come up", timeout));
+        }
+        self.seen = self.channel.boots();
+        Ok(())
+    }
+
+    /// Switches the guest off from inside and waits until QEMU has ended.
+    ///
+    /// # Errors
+    /// [`Error::GuestTimeout`].
+    pub fn poweroff(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.channel.send("poweroff -f", b"", COMMAND)?;
+        self.wait_exit(timeout)
+    }
+
+    /// Waits until QEMU has ended.
+    ///
+    /// # Errors
+    /// [`Error::GuestTimeout`].
+    pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.process
+            .wait(timeout)?
+            .ok_or_else(|| self.timeout("end", timeout))
+    }
+
+    /// Kills QEMU (SIGKILL) and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(|_| ())
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Plugs a vfio-user NIC into the running guest (with its `bus` set to a free root port, such as `rp0`). Returns
+    /// its device id, for [`Vm::unplug`].
+    ///
+    /// # Errors
+    /// [`Error::Qmp`].
+    pub fn plug(&mut self, nic: &Nic) -> Result<String> {
+        let device = nic.device(self.nics);
+        self.qmp.execute("device_add", device)?;
+        self.nics += 1;
+        Ok(format!("nic{}", self.nics - 1))
+    }
+
+    /// Unplugs a NIC and waits until the guest has let go of it.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`], or [`Error::GuestTimeout`] if the guest keeps it.
+    pub fn unplug(&mut self, id: &str, timeout: Duration) -> Result<()> {
+        self.qmp.execute("device_del", json!({ "id": id }))?;
+        let deadline = Instant::now() + timeout;
+        while let Some(data) = self.qmp.wait_event(
+            "DEVICE_DELETED",
+            deadline.saturating_duration_since(Instant::now()),
+        )? {
+            if data["device"] == id {
+                return Ok(());
+            }
+        }
+        Err(self.timeout(&format!("let go of {id}"), timeout))
+    }
+
+    /// QEMU's command line, for reports.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    /// QEMU's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// From QEMU's start to the command channel's first answer; `None` after [`VmBuilder::spawn`].
+    #[must_use]
+    pub fn boot_time(&self) -> Option<Duration> {
+        self.boot_time
+    }
+
+    /// All that the guest's console has shown so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let bytes = fs::read(self.run.path("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn request(&mut self, script: &str, stdin: &[u8], timeout: Duration) -> Result<Output> {
+        let (process, run) = (&mut self.process, &self.run);
+        let output = self
+            .channel
+            .run(script, stdin, timeout, &mut || watch(process, run))?;
+        output.ok_or_else(|| self.timeout(&format!("answer `{script}`"), timeout))
+    }
+
+    fn timeout(&self, what: &str, after: Duration) -> Error {
+        Error::GuestTimeout {
+            what: what.into(),
+            after,
+            console: self.run.tail("console"),
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("end of the guest's console:\n{}", self.run.tail("console"));
+        }
+    }
+}
+
+/// A running QEMU's sockets and logs; a short path, since a socket's may have 107 bytes at most.
+#[derive(Debug)]
+pub(crate) struct RunDir(tempfile::TempDir);
+
+impl RunDir {
+    pub(crate) fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("nic-emu-vm-").tempdir();
+        dir.map(Self)
+            .map_err(Error::io("make a folder for the VM's sockets"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.path(name);
+        UnixListener::bind(&path).map_err(Error::io(format!("listen on {}", path.display())))
+    }
+
+    /// The end of a log.
+    pub(crate) fn tail(&self, name: &str) -> String {
+        let read = |path: &Path| -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            let len = file.metadata()?.len();
+            file.seek(SeekFrom::Start(len.saturating_sub(CONSOLE_TAIL)))?;
+            let mut bytes = Vec::new();
+            file.take(CONSOLE_TAIL).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        String::from_utf8_lossy(&read(&self.path(name)).unwrap_or_default())
+            .trim()
+            .to_owned()
+    }
+}
+
+/// Starts QEMU, in a network namespace if asked; what it complains about goes to the log `stderr`.
+pub(crate) fn launch(
+    lab: &Lab,
+    netns: Option<&str>,
+    qemu: Command,
+    run: &RunDir,
+) -> Result<Process> {
+    let mut command = match netns {
+        Some(name) => enter(lab, name, &qemu)?,
+        None => qemu,
+    };
+    let path = run.path("stderr");
+    let log = File::create(&path).map_err(Error::io(format!("write {}", path.display())))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    Process::spawn(command)
+}
+
+/// Waits for QEMU to connect.
+pub(crate) fn accept(
+    listener: &UnixListener,
+    process: &mut Process,
+    run: &RunDir,
+) -> Result<UnixStream> {
+    listener
+        .set_nonblocking(true)
+        .map_err(Error::io("set up a socket for QEMU"))?;
+    let started = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream
+                    .set_nonblocking(false)
+                    .map_err(Error::io("set up a socket for QEMU"))?;
+                return Ok(stream);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => {
+                return Err(Error::Io {
+                    what: "accept QEMU's connection".into(),
+                    source: e,
+                });
+            }
+        }
+        check_alive(process, run)?;
+        let waited = started.elapsed();
+        if waited > COMMAND {
+            return Err(Error::GuestTimeout {
+                what: "start".into(),
+                after: waited,
+                console: run.tail("stderr"),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An error if QEMU has ended.
+pub(crate) fn check_alive(process: &mut Process, run: &RunDir) -> Result<()> {
+    let Some(status) = process.exited()? else {
+        return Ok(());
+    };
+    let mut detail = run.tail("stderr");
+    let console = run.tail("console");
+    if detail.is_empty() && !console.is_empty() {
+        detail = format!("end of the guest's console:\n{console}");
+    }
+    Err(Error::QemuExited {
+        status: status.to_string(),
+        detail,
+    })
+}
+
+/// An error if QEMU has ended or the guest's kernel has panicked.
+fn watch(process: &mut Process, run: &RunDir) -> Result<()> {
+    check_alive(process, run)?;
+    let console = run.tail("console");
+    if console.contains("Kernel panic - not syncing") {
+        Err(Error::GuestPanic(console))
+    } else {
+        Ok(())
+    }
+}
