@@ -1,0 +1,80 @@
+//! The socket of one client: nonblocking, read in bulk, written in whole replies.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+
+use crate::session::{Closed, Session};
+use crate::wire::MAX_FDS;
+
+/// A connected client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
+}
+
+impl Connection {
+    /// Serves `socket`, which must be nonblocking.
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Receives once. False if there is nothing to receive now.
+    pub(crate) fn receive(&self, session: &mut Session) -> Result<bool, Closed> {
+        // One more than we take, so that the count alone tells of too many when the kernel rounds up.
+        let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut control);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let space = session.space();
+        if space.is_empty() {
+            return Ok(false);
+        }
+        let mut iov = [IoSliceMut::new(space)];
+        let message = match recvmsg(&self.socket, &mut iov, &mut control, flags) {
+            Ok(message) if message.bytes == 0 => return Err(Closed::ByClient),
+            Ok(message) => message,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(Errno::CONNRESET | Errno::PIPE) => return Err(Closed::ByClient),
+            Err(errno) => return Err(Closed::Socket(errno.into())),
+        };
+        let fds = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let lost = message.flags.contains(ReturnFlags::CTRUNC);
+        session.received(message.bytes, fds.flatten(), lost);
+        Ok(true)
+    }
+
+    /// Sends what may leave, until the socket is full.
+    pub(crate) fn flush(&self, session: &mut Session) -> Result<(), Closed> {
+        while session.has_output() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&self.socket, session.output(), flags) {
+                Ok(n) => session.sent(n),
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(Errno::CONNRESET | Errno::PIPE) => return Err(Closed::ByClient),
+                Err(errno) => return Err(Closed::Socket(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the client has closed its end, even if something is left to receive.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut fds, Some(&now)).is_ok()
+            && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+}

@@ -1,0 +1,235 @@
+//! Interrupt delivery: an INTx line with level semantics, through eventfds that the client hands over.
+//!
+//! A client can only be told that the line went up. With KVM the eventfd raises the line in the kernel, and the
+//! guest's EOI lowers it and signals the *resample* eventfd; without, the client masks the line when it goes up
+//! and sends UNMASK when the guest has looked at the device. Either way the answer to "may rise again?" comes
+//! from outside, and if the device still asserts the line then, it is raised again.
+//!
+//! Whoever completes work raises, on any thread and without a lock: the state is one atomic word, the eventfd is
+//! loaded after the word was changed, and the control exchanges the eventfd *before* it changes the word, so a
+//! rising edge is never lost between the two. At worst it is delivered twice.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use rustix::io::{read, write};
+
+/// The device asserts its line.
+const LEVEL: u32 = 1 << 0;
+/// The client sent MASK.
+const MASKED: u32 = 1 << 1;
+/// COMMAND says INTX_DISABLE, or the function is not in D0.
+const DISABLED: u32 = 1 << 2;
+/// The client was told of the line and has not yet said that it may rise again.
+const UP: u32 = 1 << 3;
+
+/// The interrupt of one device, shared by whoever may raise it. Stays the same over connections.
+#[derive(Debug, Default)]
+pub struct IrqTable {
+    state: AtomicU32,
+    trigger: ArcSwapOption<OwnedFd>,
+    raised: AtomicU64,
+}
+
+impl IrqTable {
+    /// The device asserts its INTx line, or no longer does. Writes an eventfd if the client is to know;
+    /// never blocks.
+    pub fn set_level(&self, level: bool) {
+        // Called after each batch of work: usually nothing changes, and then nothing is written.
+        if (self.state.load(Ordering::Acquire) & LEVEL != 0) != level {
+            self.change(if level { 0 } else { LEVEL }, if level { LEVEL } else { 0 });
+        }
+    }
+
+    /// Whether the device asserts its line.
+    pub fn level(&self) -> bool {
+        self.state.load(Ordering::Acquire) & LEVEL != 0
+    }
+
+    /// Interrupts that were sent to clients so far.
+    pub fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
+    }
+
+    /// The line may rise again: the guest signalled end of interrupt. The mask stays as it is.
+    pub(crate) fn resampled(&self) {
+        self.change(UP, 0);
+    }
+
+    /// The client let interrupts through again.
+    pub(crate) fn unmask(&self) {
+        self.change(MASKED | UP, 0);
+    }
+
+    /// The client holds interrupts back.
+    pub(crate) fn mask(&self) {
+        self.change(0, MASKED);
+    }
+
+    /// COMMAND forbids or permits INTx.
+    pub(crate) fn set_disabled(&self, disabled: bool) {
+        // What the client knows of the line is void after this.
+        match disabled {
+            true => self.change(UP, DISABLED),
+            false => self.change(DISABLED, 0),
+        }
+    }
+
+    /// From now on interrupts go to `fd`; none means nowhere.
+    pub(crate) fn set_trigger(&self, fd: Option<Arc<OwnedFd>>) {
+        self.trigger.store(fd);
+        self.change(UP, 0);
+    }
+
+    /// The client tore the interrupt down: no eventfd, no mask.
+    pub(crate) fn disable_index(&self) {
+        self.trigger.store(None);
+        self.change(MASKED | UP, 0);
+    }
+
+    /// Sends an interrupt whatever the line does: the client tests its wiring.
+    pub(crate) fn trigger_now(&self) {
+        self.send();
+    }
+
+    fn change(&self, clear: u32, set: u32) {
+        let next = |old: u32| {
+            let new = old & !clear | set;
+            let fires = new & (LEVEL | MASKED | DISABLED | UP) == LEVEL;
+            if fires { new | UP } else { new }
+        };
+        let mut old = self.state.load(Ordering::Relaxed);
+        loop {
+            match self.state.compare_exchange_weak(
+                old,
+                next(old),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        // UP that was not there, or was cleared by this very change and is back: the line rises.
+        if next(old) & UP != 0 && old & !clear & UP == 0 {
+            self.send();
+        }
+    }
+
+    fn send(&self) {
+        if let Some(fd) = &*self.trigger.load() {
+            // A full counter (EAGAIN) has the interrupt pending anyway; other errors are the client's affair.
+            let _ = write(fd.as_fd(), &1_u64.to_ne_bytes());
+            self.raised.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Empties an eventfd.
+pub(crate) fn drain(fd: impl AsFd) {
+    let mut count = [0; 8];
+    // Nothing to read is fine: somebody else may read the same eventfd.
+    let _ = read(fd, &mut count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    fn wired() -> (IrqTable, Arc<OwnedFd>) {
+        let table = IrqTable::default();
+        let fd = fd();
+        table.set_trigger(Some(fd.clone()));
+        (table, fd)
+    }
+
+    fn fd() -> Arc<OwnedFd> {
+        Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap())
+    }
+
+    fn count(fd: &OwnedFd) -> u64 {
+        let mut bytes = [0; 8];
+        match read(fd, &mut bytes) {
+            Ok(8) => u64::from_ne_bytes(bytes),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn signals_the_rising_edge_once() {
+        let (table, fd) = wired();
+        table.set_level(true);
+        table.set_level(true);
+        assert_eq!(count(&fd), 1);
+        // Down and up again before the guest's EOI: the line is still up there.
+        table.set_level(false);
+        table.set_level(true);
+        assert_eq!(count(&fd), 0);
+    }
+
+    #[test]
+    fn signals_again_after_resample_and_unmask_while_asserted() {
+        let (table, fd) = wired();
+        table.set_level(true);
+        count(&fd);
+        table.resampled();
+        assert_eq!(count(&fd), 1);
+        table.unmask();
+        assert_eq!(count(&fd), 1);
+        table.set_level(false);
+        table.resampled();
+        table.unmask();
+        assert_eq!(count(&fd), 0);
+        table.set_level(true);
+        assert_eq!(count(&fd), 1);
+    }
+
+    #[test]
+    fn holds_back_while_masked_or_disabled() {
+        let (table, fd) = wired();
+        table.mask();
+        table.set_level(true);
+        table.resampled();
+        assert_eq!(count(&fd), 0, "resample does not unmask");
+        table.unmask();
+        assert_eq!(count(&fd), 1);
+        table.set_disabled(true);
+        table.resampled();
+        assert_eq!(count(&fd), 0);
+        table.set_disabled(false);
+        assert_eq!(count(&fd), 1);
+    }
+
+    #[test]
+    fn a_new_eventfd_gets_a_pending_level() {
+        let (table, old) = wired();
+        table.set_level(true);
+        count(&old);
+        let new = fd();
+        table.set_trigger(Some(new.clone()));
+        assert_eq!((count(&old), count(&new)), (0, 1));
+        table.disable_index();
+        let newest = fd();
+        table.set_trigger(Some(newest.clone()));
+        assert_eq!((count(&new), count(&newest)), (0, 1));
+        assert_eq!(Arc::strong_count(&new), 1, "the old eventfd is let go");
+    }
+
+    #[test]
+    fn no_edge_is_lost_while_the_eventfd_is_exchanged() {
+        // The raiser and the control run against each other; whatever happens, when the line is up at the end,
+        // the newest eventfd was signalled after it was installed.
+        for _ in 0..2000 {
+            let (table, _) = wired();
+            let newest = fd();
+            std::thread::scope(|scope| {
+                scope.spawn(|| table.set_level(true));
+                table.set_trigger(Some(newest.clone()));
+            });
+            assert!(count(&newest) >= 1);
+        }
+    }
+}

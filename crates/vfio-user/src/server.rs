@@ -1,0 +1,268 @@
+//! A device on a socket: one listener, at most one client, and what an event loop needs to drive them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use guest_mem::{GuestMem, Published};
+use tracing::{debug, info};
+
+use crate::conn::Connection;
+use crate::device::Device;
+use crate::event::{Event, Interest, Poller, Source};
+use crate::handler::Handler;
+use crate::irq::IrqTable;
+use crate::listener::Listener;
+use crate::session::{Closed, Session};
+
+/// What became of those who wanted to connect.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A client is connected.
+    Client,
+    /// There was one already; the new one was turned away.
+    Refused,
+    /// Nobody waits (any more).
+    Nobody,
+    /// The system could not accept, mostly for want of descriptors. Whoever waits goes on waiting, so the listener
+    /// stays readable: let some time pass.
+    Failed(io::Error),
+}
+
+/// A device that is served on a socket. Never blocks; each call does a bounded piece of work.
+///
+/// See the [crate's documentation](crate) for the event loop around it.
+#[derive(Debug)]
+pub struct Server {
+    listener: Listener,
+    session: Session,
+    connection: Option<Connection>,
+    watched: Watched,
+}
+
+/// What the event loop was last told.
+#[derive(Debug, Default)]
+struct Watched {
+    listener: bool,
+    connection: Option<Interest>,
+    /// Kept open until the event loop has let go of it: the client holds the same open file, so our closing it
+    /// would not end an epoll's interest in it.
+    resample: Option<Arc<OwnedFd>>,
+}
+
+impl Server {
+    /// Serves `device` to those who connect to `listener`.
+    pub fn new(listener: Listener, device: Device) -> Self {
+        Self {
+            listener,
+            session: Session::new(device),
+            connection: None,
+            watched: Watched::default(),
+        }
+    }
+
+    /// The guest's memory; the cell stays the same over connections.
+    pub fn mem(&self) -> Arc<Published<GuestMem>> {
+        self.session.mem()
+    }
+
+    /// The device's interrupts; the table stays the same over connections.
+    pub fn irqs(&self) -> Arc<IrqTable> {
+        self.session.irqs()
+    }
+
+    /// The newest epoch. When it has moved, queues load the memory map again; then [`pass_epoch`](Self::pass_epoch).
+    pub fn epoch(&self) -> u64 {
+        self.session.epoch()
+    }
+
+    /// Whether a client is connected.
+    pub fn connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// No queue uses anything any more that was taken away up to epoch `epoch`: sends the replies that waited for it
+    /// and goes on with requests that waited behind them.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn pass_epoch(
+        &mut self,
+        epoch: u64,
+        handler: &mut (impl Handler + ?Sized),
+    ) -> Result<(), Closed> {
+        self.session.pass_epoch(epoch);
+        self.on_writable(handler)
+    }
+
+    /// Dispatches to the `on_*` functions. Events that have become void meanwhile do no harm.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn on_event(
+        &mut self,
+        event: Event,
+        handler: &mut (impl Handler + ?Sized),
+    ) -> Result<Option<Accepted>, Closed> {
+        match event.source {
+            Source::Listener => return Ok(Some(self.on_listener(handler))),
+            Source::Resample => self.on_resample(),
+            Source::Connection => {
+                if event.writable {
+                    self.on_writable(handler)?;
+                }
+                if event.readable || event.hangup {
+                    self.on_readable(handler)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Somebody wants to connect. Accepts one; if there is a client already, the new one is turned away at once,
+    /// except that a client which has hung up makes room.
+    pub fn on_listener(&mut self, handler: &mut (impl Handler + ?Sized)) -> Accepted {
+        let socket = match self.listener.accept() {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return Accepted::Nobody,
+            Err(error) => return Accepted::Failed(error),
+        };
+        if let Some(connection) = &self.connection {
+            if !connection.is_hung_up() {
+                info!("a second client was turned away");
+                return Accepted::Refused;
+            }
+            self.disconnect(&Closed::ByClient, handler);
+        }
+        debug!("client connected");
+        self.connection = Some(Connection::new(socket));
+        Accepted::Client
+    }
+
+    /// The client sent something: receives once, executes what came, sends the replies that need not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn on_readable(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        let Some(connection) = &self.connection else {
+            return Ok(());
+        };
+        if !self.session.wants_input() {
+            // Only a hang-up is of interest while replies pile up.
+            return match connection.is_hung_up() {
+                true => Err(self.disconnect_for(Closed::ByClient, handler)),
+                false => Ok(()),
+            };
+        }
+        match connection.receive(&mut self.session) {
+            Ok(true) => self.work(handler),
+            Ok(false) => Ok(()),
+            Err(closed) => Err(self.disconnect_for(closed, handler)),
+        }
+    }
+
+    /// There is room to send: sends replies that wait, and goes on with requests that waited for that.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn on_writable(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        let Some(connection) = &self.connection else {
+            return Ok(());
+        };
+        if let Err(closed) = connection.flush(&mut self.session) {
+            return Err(self.disconnect_for(closed, handler));
+        }
+        match self.session.can_continue() {
+            true => self.work(handler),
+            false => Ok(()),
+        }
+    }
+
+    /// The client says that the interrupt line may rise again.
+    pub fn on_resample(&mut self) {
+        self.session.on_resample();
+    }
+
+    /// Ends the connection from our side.
+    pub fn close(&mut self, handler: &mut (impl Handler + ?Sized)) {
+        if self.connection.take().is_some() {
+            self.watched.connection = None;
+            self.session.disconnect(handler);
+        }
+    }
+
+    /// Tells the event loop what changed about the descriptors to watch. Call it after any other call; it costs next
+    /// to nothing when nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// What the event loop says; the next call tries again.
+    pub fn update_watches(&mut self, poller: &mut (impl Poller + ?Sized)) -> io::Result<()> {
+        if !self.watched.listener {
+            poller.watch(
+                Source::Listener,
+                self.listener.as_fd(),
+                Interest::READ,
+                true,
+            )?;
+            self.watched.listener = true;
+        }
+        if let Some(connection) = &self.connection {
+            let mut interest = Interest::empty();
+            interest.set(Interest::READ, self.session.wants_input());
+            let writes = self.session.has_output() || self.session.can_continue();
+            interest.set(Interest::WRITE, writes);
+            if self.watched.connection != Some(interest) {
+                let new = self.watched.connection.is_none();
+                poller.watch(Source::Connection, connection.as_fd(), interest, new)?;
+                self.watched.connection = Some(interest);
+            }
+        }
+        let resample = self.session.resample_fd();
+        if !same(self.watched.resample.as_ref(), resample) {
+            let resample = resample.cloned();
+            if let Some(old) = self.watched.resample.take() {
+                poller.unwatch(old.as_fd())?;
+            }
+            if let Some(new) = &resample {
+                poller.watch(Source::Resample, new.as_fd(), Interest::READ, true)?;
+            }
+            self.watched.resample = resample;
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        let processed = self.session.process(handler);
+        let flushed = match &self.connection {
+            Some(connection) => connection.flush(&mut self.session),
+            None => Ok(()),
+        };
+        match processed.and(flushed) {
+            Ok(()) => Ok(()),
+            Err(closed) => Err(self.disconnect_for(closed, handler)),
+        }
+    }
+
+    fn disconnect_for(&mut self, closed: Closed, handler: &mut (impl Handler + ?Sized)) -> Closed {
+        self.disconnect(&closed, handler);
+        closed
+    }
+
+    fn disconnect(&mut self, closed: &Closed, handler: &mut (impl Handler + ?Sized)) {
+        debug!(reason = %closed, "client disconnected");
+        self.close(handler);
+    }
+}
+
+fn same(a: Option<&Arc<OwnedFd>>, b: Option<&Arc<OwnedFd>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}

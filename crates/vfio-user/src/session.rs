@@ -1,0 +1,424 @@
+//! The protocol without sockets: bytes and descriptors in, replies out.
+//!
+//! A [`Session`] lives as long as the device and serves one client after the other. What belongs to a client is
+//! negotiation, configuration space, memory map and interrupt eventfds; the published memory map and the
+//! interrupt table stay the same objects, so that queues can hold on to them.
+//!
+//! **Epochs.** A reply to DMA_MAP, DMA_UNMAP, DEVICE_RESET, to a SET_IRQS that takes an eventfd away or masks, and
+//! to the configuration write that ends bus mastering tells the client that nothing of before is in use any more.
+//! Such a request begins a new epoch; its reply and all that follow it wait until the owner of the queues calls
+//! [`Session::pass_epoch`]. Requests go on being executed meanwhile, until too many replies wait.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use guest_mem::{GuestMem, Published};
+use rustix::io::Errno;
+use thiserror::Error;
+use tracing::debug;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::device::Device;
+use crate::dma::DmaTable;
+use crate::handler::{Handler, ResetKind};
+use crate::inbox::{Inbox, Message, Unframed};
+use crate::irq::{self, IrqTable};
+use crate::outbox::Outbox;
+use crate::pci::{Command, ConfigSpace};
+use crate::version;
+use crate::wire::{self, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, RegionInfo, command};
+
+/// The connection is over. Everything that belonged to the client is cleaned up, the next one may come.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Closed {
+    /// The client closed its end, as it does when the guest powers off or the device is unplugged.
+    #[error("the client closed the connection")]
+    ByClient,
+    /// The length in a header cannot be, so the next header cannot be found.
+    #[error(
+        "the client sent a message of {0} bytes, which cannot be: no way to tell where the next begins"
+    )]
+    Framing(u32),
+    /// The two of us do not speak the same protocol.
+    #[error("the client's proposal was refused: {0}")]
+    Negotiation(&'static str),
+    /// The socket failed.
+    #[error("the connection failed")]
+    Socket(#[source] io::Error),
+}
+
+/// A device and the protocol state of its client. See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    inbox: Inbox,
+    state: State,
+    /// A message was left unprocessed because too many replies wait.
+    stalled: bool,
+}
+
+/// Everything but the input, so that a message can be lent while it is worked on.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) device: Device,
+    pub(crate) config: ConfigSpace,
+    /// What the handler was last told.
+    pub(crate) command: Command,
+    pub(crate) irqs: Arc<IrqTable>,
+    pub(crate) resample: Option<Arc<OwnedFd>>,
+    pub(crate) outbox: Outbox,
+    dma: DmaTable,
+    negotiated: bool,
+    epoch: u64,
+}
+
+impl Session {
+    /// A session without a client.
+    pub fn new(device: Device) -> Self {
+        let config = ConfigSpace::new(&device.config);
+        let command = config.command(&device.config);
+        Self {
+            inbox: Inbox::default(),
+            stalled: false,
+            state: State {
+                device,
+                config,
+                command,
+                irqs: Arc::default(),
+                resample: None,
+                outbox: Outbox::default(),
+                dma: DmaTable::new(),
+                negotiated: false,
+                epoch: 0,
+            },
+        }
+    }
+
+    /// The memory map of whichever client is connected.
+    pub fn mem(&self) -> Arc<Published<GuestMem>> {
+        self.state.dma.published()
+    }
+
+    /// The interrupts of whichever client is connected.
+    pub fn irqs(&self) -> Arc<IrqTable> {
+        self.state.irqs.clone()
+    }
+
+    /// The newest epoch.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
+    /// All queues have loaded the memory map again, and saw a reset, since epoch `epoch` began: what waited for
+    /// that may leave.
+    pub fn pass_epoch(&mut self, epoch: u64) {
+        self.state.outbox.pass(epoch);
+    }
+
+    /// Where the next bytes are to be received to. Never empty while [`wants_input`](Self::wants_input).
+    pub fn space(&mut self) -> &mut [u8] {
+        self.inbox.space()
+    }
+
+    /// `n` bytes were received, together with descriptors (of which some were lost if `lost`).
+    pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = OwnedFd>, lost: bool) {
+        self.inbox.received(n, fds, lost);
+    }
+
+    /// Executes the complete messages received so far, until too many replies wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is not to be served further: send what is ready, close, and call
+    /// [`disconnect`](Self::disconnect).
+    pub fn process(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        self.stalled = false;
+        let result = loop {
+            if self.state.outbox.is_full() {
+                self.stalled = true;
+                break Ok(());
+            }
+            match self.inbox.next() {
+                Ok(Some(message)) => {
+                    if let Err(closed) = self.state.handle(message, handler) {
+                        break Err(closed);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(Unframed(header)) => {
+                    self.state.fail(&header, Errno::INVAL);
+                    break Err(Closed::Framing(header.size));
+                }
+            }
+        };
+        self.state.dma.publish();
+        result
+    }
+
+    /// Whether more input is welcome; not while too many replies wait to leave.
+    pub fn wants_input(&self) -> bool {
+        !self.stalled
+    }
+
+    /// Whether requests wait although there is room for their replies: call [`process`](Self::process).
+    pub fn can_continue(&self) -> bool {
+        self.stalled && !self.state.outbox.is_full()
+    }
+
+    /// Whether there is something to send.
+    pub fn has_output(&self) -> bool {
+        self.state.outbox.is_ready()
+    }
+
+    /// What to send next, in one piece.
+    pub fn output(&self) -> &[u8] {
+        self.state.outbox.next()
+    }
+
+    /// The first `n` bytes of [`output`](Self::output) are sent.
+    pub fn sent(&mut self, n: usize) {
+        self.state.outbox.consume(n);
+    }
+
+    /// The eventfd by which the client says that the interrupt line may rise again.
+    pub fn resample_fd(&self) -> Option<&Arc<OwnedFd>> {
+        self.state.resample.as_ref()
+    }
+
+    /// The resample eventfd is readable.
+    pub fn on_resample(&mut self) {
+        if let Some(fd) = &self.state.resample {
+            irq::drain(fd);
+            self.state.irqs.resampled();
+        }
+    }
+
+    /// The client is gone: drops all that was its own, resets the device, begins an epoch.
+    pub fn disconnect(&mut self, handler: &mut (impl Handler + ?Sized)) {
+        self.inbox.clear();
+        self.stalled = false;
+        let state = &mut self.state;
+        state.outbox.clear();
+        state.dma.clear();
+        state.irqs.disable_index();
+        state.resample = None;
+        state.negotiated = false;
+        // The next client's first reply waits until queues have let go of this one's memory.
+        state.reset(ResetKind::Disconnected, handler);
+    }
+}
+
+impl State {
+    fn handle(
+        &mut self,
+        message: Message<'_>,
+        handler: &mut (impl Handler + ?Sized),
+    ) -> Result<(), Closed> {
+        let header = message.header;
+        if !self.negotiated {
+            return self.negotiate(&message);
+        }
+        if !matches!(header.command, command::DMA_MAP | command::DMA_UNMAP) {
+            // Another thread's queue may be told to look by what follows.
+            self.dma.publish();
+            self.dma.settle();
+        }
+        if let Err(errno) = self.execute(message, handler) {
+            debug!(command = header.command, %errno, "request refused");
+            self.fail(&header, errno);
+        }
+        Ok(())
+    }
+
+    fn negotiate(&mut self, message: &Message<'_>) -> Result<(), Closed> {
+        let header = &message.header;
+        let answer =
+            if header.flags & wire::header_flags::TYPE != 0 || header.command != command::VERSION {
+                Err("the first message is not VERSION")
+            } else if !message.fds.is_empty() || message.fds_lost {
+                Err("descriptors came with VERSION")
+            } else {
+                version::answer(message.payload)
+            };
+        match answer {
+            Ok(payload) => {
+                self.negotiated = true;
+                self.reply(header, payload.as_slice());
+                Ok(())
+            }
+            Err(why) => {
+                self.fail(header, Errno::INVAL);
+                Err(Closed::Negotiation(why))
+            }
+        }
+    }
+
+    fn execute(
+        &mut self,
+        message: Message<'_>,
+        handler: &mut (impl Handler + ?Sized),
+    ) -> Result<(), Errno> {
+        let Message {
+            header,
+            payload,
+            fds,
+            fds_lost,
+        } = message;
+        if header.flags & wire::header_flags::TYPE != 0 || fds_lost {
+            return Err(Errno::INVAL);
+        }
+        match header.command {
+            command::REGION_READ => self.region_read(&header, payload, handler),
+            command::REGION_WRITE => self.region_write(&header, payload, handler),
+            command::REGION_WRITE_MULTI => self.region_write_multi(&header, payload, handler),
+            command::DMA_MAP => {
+                let request: DmaMap = parse(payload)?;
+                if fds.len() > 1 {
+                    return Err(Errno::INVAL);
+                }
+                self.dma.map(&request, fds.into_iter().next())?;
+                self.begin_epoch();
+                self.reply(&header, &[0_u8; 0]);
+                Ok(())
+            }
+            command::DMA_UNMAP => {
+                let request: DmaUnmap = parse(payload)?;
+                self.dma.unmap(&request)?;
+                self.begin_epoch();
+                self.reply(&header, &request);
+                Ok(())
+            }
+            command::DEVICE_GET_INFO => self.device_info(&header, parse(payload)?),
+            command::DEVICE_GET_REGION_INFO => self.region_info(&header, parse(payload)?),
+            command::DEVICE_GET_IRQ_INFO => self.irq_info(&header, parse(payload)?),
+            command::DEVICE_SET_IRQS => {
+                self.set_irqs(payload, fds)?;
+                self.reply(&header, &[0_u8; 0]);
+                Ok(())
+            }
+            command::DEVICE_RESET => {
+                self.reset(ResetKind::Message, handler);
+                self.reply(&header, &[0_u8; 0]);
+                Ok(())
+            }
+            command::DEVICE_GET_REGION_IO_FDS
+            | command::DEVICE_FEATURE
+            | command::MIG_DATA_READ
+            | command::MIG_DATA_WRITE => Err(Errno::OPNOTSUPP),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn device_info(&mut self, header: &Header, request: DeviceInfo) -> Result<(), Errno> {
+        let argsz = size_of::<DeviceInfo>() as u32;
+        if request.argsz < argsz {
+            return Err(Errno::INVAL);
+        }
+        let info = DeviceInfo {
+            argsz,
+            flags: wire::device_flags::RESET | wire::device_flags::PCI,
+            num_regions: wire::region_index::COUNT,
+            num_irqs: wire::irq_index::COUNT,
+        };
+        self.reply(header, &info);
+        Ok(())
+    }
+
+    fn region_info(&mut self, header: &Header, request: RegionInfo) -> Result<(), Errno> {
+        use wire::region_flags::{READ, WRITE};
+        let argsz = size_of::<RegionInfo>() as u32;
+        let index = request.index;
+        if request.argsz < argsz || index >= wire::region_index::COUNT {
+            return Err(Errno::INVAL);
+        }
+        let size = self.device.region_size(index);
+        let info = RegionInfo {
+            argsz,
+            flags: match index {
+                _ if size == 0 => 0,
+                wire::region_index::ROM => READ,
+                _ => READ | WRITE,
+            },
+            index,
+            cap_offset: 0,
+            size,
+            // As VFIO lays regions out; unused as long as none can be mapped.
+            offset: if size == 0 { 0 } else { u64::from(index) << 40 },
+        };
+        self.reply(header, &info);
+        Ok(())
+    }
+
+    fn irq_info(&mut self, header: &Header, request: IrqInfo) -> Result<(), Errno> {
+        let argsz = size_of::<IrqInfo>() as u32;
+        let index = request.index;
+        if request.argsz < argsz || index >= wire::irq_index::COUNT {
+            return Err(Errno::INVAL);
+        }
+        let (count, flags) = self.device.irqs(index);
+        if index == wire::irq_index::ERR && count == 0 {
+            // QEMU takes an error for "has none", and a count of 0 as a reason to warn.
+            return Err(Errno::INVAL);
+        }
+        let info = IrqInfo {
+            argsz,
+            flags,
+            index,
+            count,
+        };
+        self.reply(header, &info);
+        Ok(())
+    }
+
+    pub(crate) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        self.outbox.hold(self.epoch);
+    }
+
+    pub(crate) fn reset(&mut self, kind: ResetKind, handler: &mut (impl Handler + ?Sized)) {
+        self.config.reset(&self.device.config);
+        handler.reset(kind);
+        self.command_changed(handler);
+        self.begin_epoch();
+    }
+
+    /// Tells who needs to know if COMMAND amounts to something else than before.
+    pub(crate) fn command_changed(&mut self, handler: &mut (impl Handler + ?Sized)) {
+        let (before, now) = (self.command, self.config.command(&self.device.config));
+        if before == now {
+            return;
+        }
+        self.command = now;
+        self.irqs.set_disabled(now.contains(Command::INTX_DISABLE));
+        handler.command(now);
+        if (before - now).contains(Command::BUS_MASTER) {
+            self.begin_epoch();
+        }
+    }
+
+    pub(crate) fn reply(
+        &mut self,
+        header: &Header,
+        payload: &(impl IntoBytes + Immutable + ?Sized),
+    ) {
+        if header.wants_reply() {
+            let size = payload.as_bytes().len();
+            self.outbox.push(&header.reply(size), payload);
+        }
+    }
+
+    fn fail(&mut self, header: &Header, errno: Errno) {
+        if header.wants_reply() {
+            let errno = errno.raw_os_error().unsigned_abs();
+            self.outbox.push(&header.error_reply(errno), &[0_u8; 0]);
+        }
+    }
+}
+
+/// The fixed part of a payload; some clients send more than that.
+pub(crate) fn parse<T: FromBytes>(payload: &[u8]) -> Result<T, Errno> {
+    T::read_from_prefix(payload)
+        .map(|(value, _)| value)
+        .map_err(|_| Errno::INVAL)
+}

@@ -1,0 +1,192 @@
+//! Negotiation: what a client proposes, and what we answer.
+//!
+//! QEMU receives the answer into the buffer of its proposal, so ours is never longer; what does not fit is left to
+//! the protocol's defaults.
+
+use serde_json::Value;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::wire::{MAX_DATA, MAX_DMA_MAPS, MAX_FDS, MINOR, Version};
+
+/// A proposal that we cannot take, in words for the log.
+pub(crate) type Refused = &'static str;
+
+/// The payload of the reply to a proposal.
+pub(crate) fn answer(payload: &[u8]) -> Result<Vec<u8>, Refused> {
+    let (proposed, json) =
+        Version::read_from_prefix(payload).map_err(|_| "the version is missing")?;
+    if proposed.major != 0 {
+        return Err("the major version is not 0");
+    }
+    let write_multiple = match json {
+        [] => false,
+        json => check(json)?,
+    };
+    let version = Version {
+        major: 0,
+        minor: proposed.minor.min(MINOR),
+    };
+    let mut reply = version.as_bytes().to_vec();
+    reply.extend_from_slice(capabilities(json.len(), write_multiple).as_bytes());
+    Ok(reply)
+}
+
+/// Our capabilities as JSON with its NUL, in at most `room` bytes; the ones that matter most come first.
+fn capabilities(room: usize, write_multiple: bool) -> String {
+    let mut list = String::new();
+    let frame = |list: &str| format!("{{\"capabilities\":{{{list}}}}}\0");
+    for (wanted, key, value) in [
+        (true, "max_msg_fds", MAX_FDS.to_string()),
+        (write_multiple, "write_multiple", "true".to_owned()),
+        (true, "max_data_xfer_size", MAX_DATA.to_string()),
+        (true, "max_dma_maps", MAX_DMA_MAPS.to_string()),
+    ] {
+        let comma = if list.is_empty() { "" } else { "," };
+        let longer = format!("{list}{comma}\"{key}\":{value}");
+        if wanted && frame(&longer).len() <= room {
+            list = longer;
+        }
+    }
+    let framed = frame(&list);
+    match room {
+        room if framed.len() <= room => framed,
+        3.. => "{}\0".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Whether the proposed capabilities make sense; true if they include `write_multiple`.
+fn check(json: &[u8]) -> Result<bool, Refused> {
+    let [text @ .., 0] = json else {
+        return Err("the capabilities do not end with a NUL");
+    };
+    let json: Value =
+        serde_json::from_slice(text).map_err(|_| "the capabilities are not valid JSON")?;
+    let root = json.as_object().ok_or("the capabilities are no object")?;
+    let Some(capabilities) = root.get("capabilities") else {
+        return Ok(false);
+    };
+    let capabilities = capabilities
+        .as_object()
+        .ok_or("`capabilities` is no object")?;
+    let number = |value: &Value| value.as_u64();
+    let is_page_size = |value: &Value| number(value).is_some_and(|n| n != 0 && n % 4096 == 0);
+    let is_ok = |key: &str, test: &dyn Fn(&Value) -> bool| capabilities.get(key).is_none_or(test);
+
+    if !is_ok("max_msg_fds", &|v| number(v).is_some_and(|n| n <= 1024)) {
+        return Err("`max_msg_fds` is not a number up to 1024");
+    }
+    if !is_ok("max_data_xfer_size", &|v| number(v).is_some()) {
+        return Err("`max_data_xfer_size` is not a number");
+    }
+    if !is_ok("max_dma_maps", &|v| number(v).is_some()) {
+        return Err("`max_dma_maps` is not a number");
+    }
+    if !is_ok("pgsizes", &is_page_size) {
+        return Err("`pgsizes` is not a multiple of 4096");
+    }
+    if !is_ok("migration", &|v| {
+        v.as_object()
+            .is_some_and(|m| m.get("pgsize").is_none_or(is_page_size))
+    }) {
+        return Err("`migration` is no object, or its `pgsize` is not a multiple of 4096");
+    }
+    if !is_ok("twin_socket", &|v| {
+        v.as_object()
+            .is_some_and(|t| t.get("supported").is_none_or(Value::is_boolean))
+    }) {
+        return Err("`twin_socket` is no object, or its `supported` is not a boolean");
+    }
+    match capabilities.get("write_multiple") {
+        None => Ok(false),
+        Some(value) => value.as_bool().ok_or("`write_multiple` is not a boolean"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(major: u16, minor: u16, json: &str) -> Vec<u8> {
+        let mut bytes = Version { major, minor }.as_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        bytes
+    }
+
+    /// What QEMU 11.1 proposes, to the byte.
+    const QEMU: &str = concat!(
+        r#"{"capabilities":{"pgsizes":4096,"max_msg_fds":16,"max_dma_maps":65535,"#,
+        r#""max_data_xfer_size":1048576,"migration":{"max_bitmap_size":268435456,"pgsize":4096},"#,
+        "\"write_multiple\":true}}\0"
+    );
+
+    #[test]
+    fn qemu_gets_all_capabilities_in_less_than_it_sent() {
+        let request = payload(0, 0, QEMU);
+        let reply = answer(&request).unwrap();
+        assert!(reply.len() <= request.len() && reply.len() + 16 <= 214);
+        assert_eq!(reply[..4], [0; 4]);
+        let json: Value = serde_json::from_slice(&reply[4..reply.len() - 1]).unwrap();
+        assert_eq!(reply.last(), Some(&0));
+        assert_eq!(
+            json["capabilities"],
+            serde_json::json!({
+                "max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "max_dma_maps": 1024, "write_multiple": true
+            })
+        );
+    }
+
+    #[test]
+    fn the_answer_is_never_longer_than_the_proposal() {
+        for spaces in 0..300 {
+            let json = format!("{{{}}}\0", " ".repeat(spaces));
+            let request = payload(0, 0, &json);
+            let reply = answer(&request).unwrap();
+            assert!(reply.len() <= request.len());
+            let text = reply[4..].strip_suffix(&[0]).unwrap();
+            assert!(serde_json::from_slice::<Value>(text).unwrap().is_object());
+        }
+        assert_eq!(answer(&payload(0, 1, "")).unwrap(), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn the_minor_version_is_the_smaller_one() {
+        for (theirs, ours) in [(0, 0), (1, 1), (2, 2), (3, 2), (u16::MAX, 2)] {
+            let reply = answer(&payload(0, theirs, "{}\0")).unwrap();
+            assert_eq!(u16::from_le_bytes([reply[2], reply[3]]), ours);
+        }
+    }
+
+    #[test]
+    fn senseless_proposals_are_refused() {
+        assert!(answer(&[]).is_err());
+        assert!(answer(&[0, 0, 0]).is_err());
+        assert!(answer(&payload(1, 0, "")).is_err());
+        for json in [
+            "{}",
+            "{\0",
+            "\"\0",
+            "[]\0",
+            "\0",
+            r#"{"capabilities":[]}"#,
+            r#"{"capabilities":"x"}"#,
+            r#"{"capabilities":{"max_msg_fds":"8"}}"#,
+            r#"{"capabilities":{"max_msg_fds":-1}}"#,
+            r#"{"capabilities":{"max_msg_fds":1025}}"#,
+            r#"{"capabilities":{"migration":7}}"#,
+            r#"{"capabilities":{"migration":{"pgsize":"4096"}}}"#,
+            r#"{"capabilities":{"migration":{"pgsize":4095}}}"#,
+            r#"{"capabilities":{"pgsizes":0}}"#,
+            r#"{"capabilities":{"twin_socket":{"supported":1}}}"#,
+            r#"{"capabilities":{"write_multiple":1}}"#,
+        ] {
+            let json = match json {
+                "{}" => json.to_owned(),
+                _ => format!("{}\0", json.trim_end_matches('\0')),
+            };
+            assert!(answer(&payload(0, 0, &json)).is_err(), "{json:?}");
+        }
+        let deep = format!("{}\0", "[".repeat(100_000));
+        assert!(answer(&payload(0, 0, &deep)).is_err());
+    }
+}
