@@ -20,7 +20,10 @@ pub struct DelayTimer {
 
 impl Default for DelayTimer {
     fn default() -> Self {
-        DelayTimer { due: AtomicU64::new(NEVER), cap: AtomicU64::new(NEVER) }
+        DelayTimer {
+            due: AtomicU64::new(NEVER),
+            cap: AtomicU64::new(NEVER),
+        }
     }
 }
 
@@ -28,7 +31,8 @@ impl DelayTimer {
     /// Notes an event: fires `delay` ns from now, unless another event comes first, but no later than `cap` ns after
     /// the first event since the timer last fired. A `cap` of `None` means no bound.
     pub fn start(&self, now: Time, delay: u64, cap: Option<u64>) {
-        self.due.store(now.plus_nanos(delay).0.min(NEVER - 1), SeqCst);
+        self.due
+            .store(now.plus_nanos(delay).0.min(NEVER - 1), SeqCst);
         if let Some(cap) = cap {
             let at = now.plus_nanos(cap).0.min(NEVER - 1);
             // An error means that an earlier event has set the bound already.
@@ -66,7 +70,9 @@ pub struct Throttle {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Throttle { last: AtomicU64::new(NEVER) }
+        Throttle {
+            last: AtomicU64::new(NEVER),
+        }
     }
 }
 

@@ -76,7 +76,16 @@ mod tests {
         live.pears.add(0);
         live.apples.add(1);
         let plain: Plain = live.snapshot();
-        assert_eq!(plain, Plain { apples: 1, pears: 3 });
-        assert_eq!(plain.iter().collect::<Vec<_>>(), [("apples", 1), ("pears", 3)]);
+        assert_eq!(
+            plain,
+            Plain {
+                apples: 1,
+                pears: 3
+            }
+        );
+        assert_eq!(
+            plain.iter().collect::<Vec<_>>(),
+            [("apples", 1), ("pears", 3)]
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! The bits of the registers, one module per register, names as in the manual.
 
-#![allow(missing_docs, reason = "the manual's names say what they are; what the model makes of them stands where it does so")]
+#![allow(
+    missing_docs,
+    reason = "the manual's names say what they are; what the model makes of them stands where it does so"
+)]
 
 /// CTRL.
 pub mod ctrl {

@@ -1,4 +1,8 @@
-//! Intel 82540EM ("e1000", 8086:100e).
+//! Intel 82540EM ("e1000", 8086:100e), the NIC of a PRO/1000 MT Desktop card.
+//!
+//! [`new`] gives one [`Control`] and two queues. Control takes register accesses, link changes and resets; the queues
+//! move frames. The sources behind what they do are the 8254x Family Software Developer's Manual and the drivers that
+//! run on the part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,11 +14,90 @@ pub mod irq;
 pub mod mmio;
 pub mod regs;
 pub mod rx;
+mod tally;
 pub mod tx;
 
+use crate::Time;
+use crate::common::eeprom::{self, Eeprom};
+use crate::common::phy::Phy;
+use crate::pci::{Bar, BarKind, Capability, Function, Identity};
+use bits::{cause, ctrl, rah, status};
 pub use counters::{Counters, CountersSnapshot};
 use irq::Irq;
-use regs::Regs;
+use regs::{BAR0_SIZE, Domain, Reg, Regs};
+
+/// BAR of the registers: 128 KiB of memory.
+pub const REGISTER_BAR: u8 = 0;
+
+/// BAR of the port pair IOADDR and IODATA. BAR1 is left to the flash that no one fitted.
+pub const IO_BAR: u8 = 2;
+
+const BARS: &[Bar] = &[
+    Bar {
+        index: REGISTER_BAR,
+        kind: BarKind::Mem32,
+        size: BAR0_SIZE,
+    },
+    Bar {
+        index: IO_BAR,
+        kind: BarKind::Io,
+        size: 64,
+    },
+];
+
+/// Power management version 2: D0 and D3hot, no PME; going back to D0 resets the function.
+const CAPABILITIES: &[Capability] = &[Capability {
+    offset: 0xDC,
+    id: 0x01,
+    bytes: &[0x22, 0x00, 0, 0, 0, 0],
+    writable: &[0, 0, 0x03, 0, 0, 0],
+}];
+
+bitflags::bitflags! {
+    /// Whom a call to [`Control`] concerns, so that the caller can run them.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Kick: u8 {
+        /// The transmit queue may have work.
+        const TX = 1 << 0;
+        /// The receive queue may have room.
+        const RX = 1 << 1;
+        /// The NIC was reset: queues drop what they hold at their next call, and must not complete what is in flight.
+        const RESET = 1 << 2;
+        /// The guest's link has changed: see [`Control::link`].
+        const LINK = 1 << 3;
+    }
+}
+
+/// What stops and resets a NIC from outside. What both do is the same; they are told apart for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetKind {
+    /// The bus: power-on, RST#, the client has left.
+    Bus,
+    /// This function alone: DEVICE_RESET, D3hot to D0.
+    Function,
+}
+
+/// What makes one NIC differ from the next.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Station address, as the EEPROM holds it.
+    pub mac: [u8; 6],
+    /// Subsystem vendor ID.
+    pub subsystem_vendor: u16,
+    /// Subsystem ID.
+    pub subsystem_id: u16,
+}
+
+impl Config {
+    /// A PRO/1000 MT Desktop Adapter with this station address.
+    pub fn new(mac: [u8; 6]) -> Config {
+        Config {
+            mac,
+            subsystem_vendor: 0x8086,
+            subsystem_id: 0x001E,
+        }
+    }
+}
 
 /// What control and queues of one NIC share: atomics, nothing else.
 #[derive(Debug)]
@@ -54,3 +137,182 @@ impl Shared {
         self.generation.load(Ordering::Acquire)
     }
 }
+
+/// The control half of a NIC: registers, EEPROM, PHY and resets. It never touches guest memory.
+///
+/// After each call the caller runs what [`Kick`] names, and brings the interrupt line to what
+/// [`Irq::poll`] says; it calls [`run_timers`](Control::run_timers) at [`deadline`](Control::deadline).
+#[derive(Debug)]
+pub struct Control {
+    shared: Arc<Shared>,
+    function: Function,
+    eeprom: Eeprom,
+    phy: Phy,
+    ioaddr: u32,
+    /// The packet buffer window, from its first write on.
+    packet_buffer: Option<Box<[u32]>>,
+}
+
+impl Control {
+    pub(crate) fn new(config: &Config) -> Control {
+        let function = Function {
+            identity: Identity {
+                vendor: 0x8086,
+                device: 0x100E,
+                revision: 2,
+                class: 0x02_0000,
+                subsystem_vendor: config.subsystem_vendor,
+                subsystem_id: config.subsystem_id,
+                min_gnt: 0xFF,
+                max_lat: 0,
+                interrupt_pin: 1,
+            },
+            bars: BARS,
+            capabilities: CAPABILITIES,
+        };
+        let mut control = Control {
+            shared: Arc::new(Shared::new()),
+            eeprom: Eeprom::new(eeprom_image(config.mac, &function.identity)),
+            function,
+            phy: Phy::default(),
+            ioaddr: 0,
+            packet_buffer: None,
+        };
+        control.load_address();
+        control.settle_link();
+        control
+    }
+
+    /// What the queues see too.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The PCI function to put on the bus.
+    pub fn pci(&self) -> &Function {
+        &self.function
+    }
+
+    /// What this NIC has counted for whoever watches it.
+    pub fn counters(&self) -> CountersSnapshot {
+        self.shared.counters.snapshot()
+    }
+
+    /// The guest has link: the cable is in, the PHY is up and CTRL.SLU lets the MAC see it.
+    pub fn link(&self) -> bool {
+        self.shared.link.load(Ordering::Acquire)
+    }
+
+    /// Plugs or pulls the cable. The guest's link follows: down at once, up after auto-negotiation.
+    pub fn set_link(&mut self, up: bool, now: Time) -> Kick {
+        self.phy.set_carrier(up, now);
+        self.settle_link()
+    }
+
+    /// PCI COMMAND.MASTER. Work announced while it was off starts when it comes on.
+    pub fn set_bus_master(&mut self, on: bool) -> Kick {
+        self.shared.bus_master.store(on, Ordering::Release);
+        if on {
+            Kick::TX | Kick::RX
+        } else {
+            Kick::empty()
+        }
+    }
+
+    /// When [`run_timers`](Control::run_timers) has something to do. An idle NIC wants nothing.
+    pub fn deadline(&self) -> Option<Time> {
+        self.phy.deadline()
+    }
+
+    /// Does what is due by now.
+    pub fn run_timers(&mut self, now: Time) -> Kick {
+        self.phy.run(now);
+        self.settle_link()
+    }
+
+    /// Resets everything but the EEPROM's contents and the cable. The bus-master bit belongs to configuration space.
+    pub fn reset(&mut self, _kind: ResetKind, now: Time) -> Kick {
+        self.shared.regs.reset(Domain::Wake);
+        self.phy.reset(now);
+        self.ioaddr = 0;
+        self.packet_buffer = None;
+        self.reset_mac(now)
+    }
+
+    /// CTRL.RST: MAC, rings, filters, masks, statistics and timers; not the PHY, nor wake-up and management.
+    fn reset_mac(&mut self, now: Time) -> Kick {
+        self.shared.regs.reset(Domain::Mac);
+        self.shared.generation.fetch_add(1, Ordering::AcqRel);
+        self.eeprom.drive(eeprom::Pins::default());
+        self.load_address();
+        // CTRL has let go of the PHY's reset pin.
+        self.phy.hold_reset(false, now);
+        let kick = Kick::RESET | self.settle_link();
+        self.shared.irq.reset();
+        kick
+    }
+
+    /// Loads the station address from the EEPROM into receive address 0.
+    fn load_address(&self) {
+        let [low, middle, high] = [0, 1, 2].map(|address| u32::from(self.eeprom.word(address)));
+        self.shared.regs.set_n(Reg::RAL, 0, middle << 16 | low);
+        self.shared.regs.set_n(Reg::RAH, 0, rah::AV | high);
+    }
+
+    /// Brings what shows of the PHY up to date with it and with CTRL, and tells the guest if the link has changed.
+    fn settle_link(&mut self) -> Kick {
+        let regs = &self.shared.regs;
+        let ctrl = regs.get(Reg::CTRL);
+        let link = self.phy.link().filter(|_| ctrl & ctrl::SLU != 0);
+        // Without a link to go by, and where CTRL forces them, speed and duplex are what CTRL asks for.
+        let asked = (ctrl & ctrl::SPEED) >> ctrl::SPEED_SHIFT;
+        let speed = link
+            .filter(|_| ctrl & ctrl::FRCSPD == 0)
+            .map_or(asked.min(2), |link| link.speed as u32);
+        let duplex = link
+            .filter(|_| ctrl & ctrl::FRCDPX == 0)
+            .map_or(ctrl & ctrl::FD != 0, |link| link.full_duplex);
+        let mut value = speed << status::SPEED_SHIFT | speed << status::ASDV_SHIFT;
+        if duplex {
+            value |= status::FD;
+        }
+        if link.is_some() {
+            value |= status::LU;
+        }
+        regs.set(Reg::STATUS, value);
+        self.shared
+            .phy_loopback
+            .store(self.phy.loopback(), Ordering::Release);
+        if self.phy.take_interrupt() {
+            self.shared.irq.raise(cause::PHYINT);
+        }
+        if self.shared.link.swap(link.is_some(), Ordering::AcqRel) == link.is_some() {
+            return Kick::empty();
+        }
+        self.shared.irq.raise(cause::LSC);
+        Kick::LINK
+    }
+}
+
+/// The EEPROM's words as drivers expect them (8254x manual, chapter 5). What no driver reads is left erased.
+fn eeprom_image(mac: [u8; 6], identity: &Identity) -> [u16; eeprom::WORDS] {
+    let mut words = [0xFFFF; eeprom::WORDS];
+    for (word, pair) in words.iter_mut().zip(mac.chunks_exact(2)) {
+        *word = u16::from_le_bytes([pair[0], pair[1]]);
+    }
+    words[0x03] = 0x0000; // compatibility
+    words[0x08] = 0x0000; // board number: none
+    words[0x09] = 0x0000;
+    words[0x0A] = 0x640B; // init control 1: load IDs from here, power management
+    words[0x0B] = identity.subsystem_id;
+    words[0x0C] = identity.subsystem_vendor;
+    words[0x0D] = identity.device;
+    words[0x0E] = identity.vendor;
+    words[0x0F] = 0x3040; // init control 2: full pause
+    words[0x24] = 0x0000; // init control 3: no APM wake-up
+    words
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -98,7 +98,7 @@ registers! {
     // General
     CTRL     = 0x0000, Rw, Mac, 0x0014_0241, 0xDBFC_1BE9, "device control";
     STATUS   = 0x0008, Ro, Mac, 0x0000_0281, 0, "device status: link, speed, duplex";
-    EECD     = 0x0010, Rw, Mac, 0, 0x0000_0077, "EEPROM/flash control: the bit-banged Microwire port";
+    EECD     = 0x0010, Rw, Mac, 0x0000_0010, 0x0000_0077, "EEPROM/flash control: the bit-banged Microwire port";
     EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, "EEPROM read, small format";
     CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, "extended device control";
     FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, "flash access (no flash fitted)";
@@ -302,7 +302,11 @@ impl Reg {
         let row = BY_OFFSET.get(offset as usize / 4)?.checked_sub(1)?;
         let reg = Reg::ALL[row as usize];
         // Only CTRL's duplicate lies beyond the first element of a row of one.
-        let element = if reg.row().count == 1 { 0 } else { (offset - reg.row().offset) / u32::from(reg.row().stride) };
+        let element = if reg.row().count == 1 {
+            0
+        } else {
+            (offset - reg.row().offset) / u32::from(reg.row().stride)
+        };
         Some((reg, element as usize))
     }
 
@@ -333,7 +337,10 @@ pub struct Regs {
 
 impl Default for Regs {
     fn default() -> Self {
-        let regs = Regs { cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(), octets: Default::default() };
+        let regs = Regs {
+            cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(),
+            octets: Default::default(),
+        };
         regs.reset(Domain::Wake);
         regs
     }
@@ -386,7 +393,9 @@ impl Regs {
         debug_assert_eq!(reg.row().access, Access::Rc);
         if n != 0 {
             let add = |old: u32| Some(old.saturating_add(n));
-            let _ = self.cell(reg, 0).fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+            let _ = self
+                .cell(reg, 0)
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
         }
     }
 
@@ -405,7 +414,9 @@ impl Regs {
     pub(crate) fn read(&self, reg: Reg, n: usize) -> u32 {
         match (reg.row().access, self.pair(reg)) {
             (Access::Rc, _) => self.cell(reg, n).swap(0, Ordering::AcqRel),
-            (Access::RcHigh, Some((pair, shift))) => (pair.swap(0, Ordering::AcqRel) >> shift) as u32,
+            (Access::RcHigh, Some((pair, shift))) => {
+                (pair.swap(0, Ordering::AcqRel) >> shift) as u32
+            }
             (Access::Wo, _) => 0,
             _ => self.get_n(reg, n),
         }
@@ -424,7 +435,10 @@ impl Regs {
 
     /// Returns registers to their reset values: those of the MAC, and with [`Domain::Wake`] all of them.
     pub(crate) fn reset(&self, reach: Domain) {
-        for &reg in Reg::ALL.iter().filter(|reg| reach == Domain::Wake || reg.row().domain == Domain::Mac) {
+        for &reg in Reg::ALL
+            .iter()
+            .filter(|reg| reach == Domain::Wake || reg.row().domain == Domain::Mac)
+        {
             for n in 0..reg.row().count.into() {
                 self.set_n(reg, n, reg.row().reset);
             }
@@ -461,24 +475,43 @@ mod tests {
         for &reg in Reg::ALL {
             let row = reg.row();
             for n in 0..usize::from(row.count) {
-                assert_eq!(Reg::at(row.offset + n as u32 * u32::from(row.stride)), Some((reg, n)), "{}", row.name);
+                assert_eq!(
+                    Reg::at(row.offset + n as u32 * u32::from(row.stride)),
+                    Some((reg, n)),
+                    "{}",
+                    row.name
+                );
             }
-            assert_eq!(row.reset & !row.mask & !RESET_BEYOND_MASK(reg), 0, "{}", row.name);
+            assert_eq!(
+                row.reset & !row.mask & !set_by_device(reg),
+                0,
+                "{}",
+                row.name
+            );
         }
         assert_eq!(Reg::at(0x0004), Some((Reg::CTRL, 0)));
-        for hole in [0x000C, 0x0040, 0x0200, 0x5008, 0x5480, 0x9FFC, 0xA000, 0xFFFC, 0x1_FFFC, u32::MAX] {
+        for hole in [
+            0x000C,
+            0x0040,
+            0x0200,
+            0x5008,
+            0x5480,
+            0x9FFC,
+            0xA000,
+            0xFFFC,
+            0x1_FFFC,
+            u32::MAX,
+        ] {
             assert_eq!(Reg::at(hole), None, "{hole:#x}");
         }
     }
 
     /// Bits that the device and not the driver sets.
-    #[allow(non_snake_case)]
-    fn RESET_BEYOND_MASK(reg: Reg) -> u32 {
+    fn set_by_device(reg: Reg) -> u32 {
         match reg {
             Reg::STATUS => 0x281,
             Reg::MDIC => 0x1000_0000,
             Reg::PBA => 0xFFFF_0000,
-            Reg::LEDCTL => 0x0706_8302,
             _ => 0,
         }
     }
@@ -503,12 +536,19 @@ mod tests {
         regs.stat_add64(Reg::GOTCL, 0x0000_0002_FFFF_FFFF);
         regs.stat_add64(Reg::GOTCL, 2);
         assert_eq!(regs.read(Reg::GOTCL, 0), 1);
-        assert_eq!(regs.read(Reg::GOTCL, 0), 1, "the low half alone clears nothing");
+        assert_eq!(
+            regs.read(Reg::GOTCL, 0),
+            1,
+            "the low half alone clears nothing"
+        );
         assert_eq!(regs.read(Reg::GOTCH, 0), 3);
         assert_eq!(regs.read(Reg::GOTCL, 0), 0);
         assert_eq!(regs.read(Reg::GOTCH, 0), 0);
         regs.stat_add64(Reg::TORL, u64::MAX - 1);
         regs.stat_add64(Reg::TORL, 9);
-        assert_eq!((regs.read(Reg::TORL, 0), regs.read(Reg::TORH, 0)), (u32::MAX, u32::MAX));
+        assert_eq!(
+            (regs.read(Reg::TORL, 0), regs.read(Reg::TORH, 0)),
+            (u32::MAX, u32::MAX)
+        );
     }
 }
