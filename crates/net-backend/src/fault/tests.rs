@@ -1,0 +1,229 @@
+use super::*;
+use crate::testing::*;
+use std::net::Ipv4Addr;
+
+const NOW: Time = Time(1_000_000);
+
+fn frames(count: usize) -> Vec<Vec<u8>> {
+    let addr = |last| Ipv4Addr::new(10, 9, 0, last);
+    (0..count)
+        .map(|i| {
+            let payload = [&(i as u32).to_be_bytes()[..], &pattern(100)].concat();
+            udp((MAC_A, addr(1)), (MAC_B, addr(2)), [1, 2], &payload)
+        })
+        .collect()
+}
+
+fn sent_through(options: FaultOptions, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, Counters) {
+    let (inner, record) = Recorder::boxed();
+    let mut fault = Fault::new(inner, options);
+    send(&mut fault, frames, NOW);
+    let sent = std::mem::take(&mut record.lock().unwrap().sent);
+    (sent.into_iter().map(|(f, _)| f).collect(), fault.counters())
+}
+
+fn received_through(options: FaultOptions, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize, Counters) {
+    let (inner, record) = Recorder::boxed();
+    record.lock().unwrap().store.extend(frames.iter().cloned());
+    let mut fault = Fault::new(inner, options);
+    let mut buf = RxBuf::new();
+    let (mut got, mut bad) = (Vec::new(), 0);
+    // A run of lost frames ends a call early; on a descriptor that stays readable, the next one goes on.
+    for _ in 0..frames.len() {
+        while let Some(frame) = fault.recv(&mut buf, NOW) {
+            bad += usize::from(frame.meta.bad_fcs);
+            got.push(frame.data.to_vec());
+        }
+    }
+    (got, bad, fault.counters())
+}
+
+#[test]
+fn without_faults_nothing_changes() {
+    let frames = frames(200);
+    let (sent, counters) = sent_through(FaultOptions::default(), &frames);
+    assert_eq!(sent, frames);
+    assert_eq!(counters, Counters::default());
+    let (got, bad, counters) = received_through(FaultOptions::default(), &frames);
+    assert_eq!((got, bad), (frames, 0));
+    assert_eq!(counters, Counters::default());
+}
+
+#[test]
+fn the_seed_decides_and_the_share_is_right() {
+    let frames = frames(10_000);
+    let options = FaultOptions {
+        loss: 0.2,
+        corrupt: 0.1,
+        seed: 42,
+        ..FaultOptions::default()
+    };
+    let (first, counters) = sent_through(options, &frames);
+    assert_eq!(sent_through(options, &frames).0, first);
+    assert_ne!(
+        sent_through(
+            FaultOptions {
+                seed: 43,
+                ..options
+            },
+            &frames
+        )
+        .0,
+        first
+    );
+    // Five standard deviations.
+    assert!(counters.lost.abs_diff(2000) < 200, "{}", counters.lost);
+    assert!(
+        counters.corrupted.abs_diff(800) < 140,
+        "{}",
+        counters.corrupted
+    );
+    assert_eq!(first.len() as u64, 10_000 - counters.lost);
+    let damaged = first.iter().filter(|f| !frames.contains(f));
+    let mut count = 0;
+    for frame in damaged.take(100) {
+        count += 1;
+        let differ =
+            |f: &&Vec<u8>| -> u32 { f.iter().zip(frame).map(|(a, b)| (a ^ b).count_ones()).sum() };
+        assert!(frames.iter().any(|f| differ(&f) == 1), "one bit differs");
+    }
+    assert_eq!(count, 100);
+
+    let (got, bad, counters) = received_through(options, &frames);
+    assert_eq!(got.len() as u64, 10_000 - counters.lost);
+    assert_eq!(bad as u64, counters.corrupted);
+    assert!(counters.lost.abs_diff(2000) < 200);
+    assert!(counters.corrupted.abs_diff(800) < 140);
+}
+
+#[test]
+fn a_direction_can_be_spared() {
+    let frames = frames(50);
+    let options = FaultOptions {
+        loss: 1.0,
+        direction: Direction::Rx,
+        ..FaultOptions::default()
+    };
+    assert_eq!(sent_through(options, &frames).0, frames);
+    assert!(received_through(options, &frames).0.is_empty());
+    let options = FaultOptions {
+        direction: Direction::Tx,
+        ..options
+    };
+    assert!(sent_through(options, &frames).0.is_empty());
+    assert_eq!(received_through(options, &frames).0, frames);
+}
+
+#[test]
+fn damage_is_not_hidden_by_a_checksum_made_later() {
+    let options = FaultOptions {
+        corrupt: 1.0,
+        ..FaultOptions::default()
+    };
+    for seed in 0..50 {
+        let (inner, record) = Recorder::boxed();
+        let mut fault = Fault::new(inner, FaultOptions { seed, ..options });
+        let complete = frames(1).remove(0);
+        let requests = [
+            tcp_super(1, 1000, &pattern(9500)),
+            leave_udp_checksum(&complete),
+        ];
+        assert_eq!(fault.send(&burst(&requests), NOW), 2);
+        let sent = std::mem::take(&mut record.lock().unwrap().sent);
+        assert_eq!(sent.len(), 11);
+        assert!(
+            sent.iter()
+                .all(|(_, offload)| *offload == Offload::default())
+        );
+        let intact = tcp_reference(&requests[0]);
+        let hit = sent[..10].iter().zip(&intact).filter(|((f, _), g)| f != *g);
+        assert_eq!(hit.count(), 1);
+        assert_ne!(sent[10].0, complete);
+    }
+}
+
+fn tcp_reference(request: &(Vec<u8>, Offload)) -> Vec<Vec<u8>> {
+    let (mut a, mut b) = crate::switch::pair().unwrap();
+    assert_eq!(a.send(&burst(std::slice::from_ref(request)), NOW), 1);
+    drain(&mut b, NOW)
+}
+
+#[test]
+fn delayed_frames_come_in_order_and_in_time() {
+    let delay = Duration::from_millis(5);
+    let (inner, record) = Recorder::boxed();
+    record.lock().unwrap().store.extend(frames(3));
+    let mut fault = Fault::new(
+        inner,
+        FaultOptions {
+            delay,
+            ..FaultOptions::default()
+        },
+    );
+    let tso = tcp_super(1, 1000, &pattern(9500));
+    assert_eq!(fault.send(&burst(std::slice::from_ref(&tso)), NOW), 1);
+    assert_eq!(fault.deadline(), Some(NOW + delay));
+    assert!(drain(&mut fault, Time(NOW.0 + 10)).is_empty());
+    fault.run_timers(Time(NOW.0 + delay.as_nanos() as u64 - 1));
+    assert!(record.lock().unwrap().sent.is_empty());
+    fault.run_timers(NOW + delay);
+    assert_eq!(
+        record.lock().unwrap().sent,
+        [tso],
+        "whole, its requests undone"
+    );
+
+    let due = fault.deadline().unwrap();
+    assert_eq!(due, Time(NOW.0 + 10) + delay);
+    fault.run_timers(due);
+    assert!(
+        fault.deadline().unwrap() > due,
+        "the NIC has been told; no busy loop until it has room"
+    );
+    assert_eq!(drain(&mut fault, due), frames(3));
+    assert_eq!(fault.deadline(), None);
+    assert_eq!(fault.counters().delayed, 4);
+}
+
+#[test]
+fn what_is_held_back_is_bounded() {
+    let options = FaultOptions {
+        delay: Duration::from_secs(9),
+        ..FaultOptions::default()
+    };
+    let (inner, record) = Recorder::boxed();
+    let mut fault = Fault::new(inner, options);
+    let plain: Vec<_> = frames(32)
+        .into_iter()
+        .map(|f| (f, Offload::default()))
+        .collect();
+    let mut taken = 0;
+    for _ in 0..40 {
+        taken += fault.send(&burst(&plain), NOW);
+    }
+    assert_eq!(taken, HELD_FRAMES);
+    record.lock().unwrap().store.extend(frames(1500));
+    for _ in 0..40 {
+        assert!(drain(&mut fault, NOW).is_empty());
+    }
+    assert_eq!(fault.counters().rx_dropped, 500);
+    fault.run_timers(NOW + options.delay);
+    assert_eq!(record.lock().unwrap().sent.len(), HELD_FRAMES);
+}
+
+#[test]
+fn what_the_network_does_not_take_is_tried_again() {
+    let (inner, record) = Recorder::boxed();
+    record.lock().unwrap().room = 5;
+    let mut fault = Fault::new(inner, FaultOptions::default());
+    let frames = frames(8);
+    send(&mut fault, &frames, NOW);
+    assert_eq!(record.lock().unwrap().sent.len(), 5);
+    let at = fault.deadline().unwrap();
+    assert!(at > NOW);
+    record.lock().unwrap().room = 9;
+    fault.run_timers(at);
+    let sent = std::mem::take(&mut record.lock().unwrap().sent);
+    assert_eq!(sent.into_iter().map(|(f, _)| f).collect::<Vec<_>>(), frames);
+    assert_eq!(fault.deadline(), None);
+}
