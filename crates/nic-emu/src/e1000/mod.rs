@@ -25,6 +25,8 @@ use bits::{cause, ctrl, rah, status};
 pub use counters::{Counters, CountersSnapshot};
 use irq::Irq;
 use regs::{BAR0_SIZE, Domain, Reg, Regs};
+use rx::RxQueue;
+use tx::TxQueue;
 
 /// BAR of the registers: 128 KiB of memory.
 pub const REGISTER_BAR: u8 = 0;
@@ -136,6 +138,16 @@ impl Shared {
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
+}
+
+/// A new NIC, its cable not yet plugged: one control, one transmit and one receive queue.
+pub fn new(config: &Config) -> (Control, TxQueue, RxQueue) {
+    let control = Control::new(config);
+    let (tx, rx) = (
+        TxQueue::new(control.shared().clone()),
+        RxQueue::new(control.shared().clone()),
+    );
+    (control, tx, rx)
 }
 
 /// The control half of a NIC: registers, EEPROM, PHY and resets. It never touches guest memory.
