@@ -238,6 +238,10 @@ impl Backend for Fault {
     }
 
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
+        if self.retry_at.is_some() {
+            // Something has happened at the other backend; perhaps it has room.
+            self.flush(now);
+        }
         if self.incoming.front().is_none_or(|(_, (due, _))| *due > now) {
             self.take_in(buf, now);
         }

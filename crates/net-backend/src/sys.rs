@@ -11,12 +11,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 use guest_mem::GuestSlice;
+use nic_emu::common::frame::BURST_SLICES;
 
 /// Longest interface name with its terminating zero, `IFNAMSIZ`.
 pub(crate) const IFNAMSIZ: usize = libc::IFNAMSIZ;
 
 /// Most pieces one [`writev`] takes: a header, a head and the body of the largest frame of a burst.
-pub(crate) const MAX_IOVECS: usize = 2 + 256;
+pub(crate) const MAX_IOVECS: usize = 2 + BURST_SLICES;
 
 /// `struct ifreq`: a name, and a union of 24 bytes of which the TUN ioctls use the first few.
 #[repr(C)]
