@@ -244,16 +244,21 @@ impl<'m> TxBurst<'m> {
         &mut self.body
     }
 
-    /// Adds `len` zeroed bytes to the copied heads, for [`TxBurst::push`] to use up.
+    /// Adds `len` zeroed bytes to the copied heads, for [`TxBurst::push`] to use up; lends the pieces along.
     ///
     /// Panics if there is no room, which [`TxBurst::has_room`] tells.
-    pub(crate) fn head(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn head(&mut self, len: usize) -> (&mut [u8], &mut [GuestSlice<'m>]) {
         static ZEROS: [u8; 512] = [0; 512];
         let start = self.heads.len();
         self.heads
             .try_extend_from_slice(&ZEROS[..len])
             .expect("room was asked for");
-        &mut self.heads[start..]
+        (&mut self.heads[start..], &mut self.body)
+    }
+
+    /// Takes the last `len` bytes off the copied heads again.
+    pub(crate) fn drop_head(&mut self, len: usize) {
+        self.heads.truncate(self.heads.len() - len);
     }
 
     /// Adds a frame: the last `head_len` bytes of the heads, then the pieces from number `body_start`.

@@ -28,6 +28,10 @@ crate::counters! {
         rx_disabled,
         /// Frames beyond the size limit.
         rx_oversize,
+        /// Frames damaged on the wire.
+        rx_damaged,
+        /// Frames too short to be any, or whose offload request does not fit them.
+        rx_malformed,
         /// Frames for which there was no descriptor.
         rx_no_descriptor,
         /// Descriptors or buffers that do not lie in reachable guest memory.

@@ -1,1 +1,310 @@
-//! (being written)
+//! The receive ring: from frames to descriptors (8254x manual, 3.2).
+//!
+//! A batch is any number of [`RxQueue::deliver`] and one [`RxQueue::finish`]: frames and descriptors are in the guest's
+//! memory when `deliver` returns; head, statistics and interrupt follow at `finish`.
+
+mod checksum;
+mod judge;
+mod place;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use guest_mem::GuestMem;
+
+use super::Shared;
+use super::bits::{cause, rctl};
+use super::regs::Reg;
+use super::tally::{self, Tally};
+use crate::Time;
+use crate::common::frame::{RxFrame, RxMeta};
+use crate::common::gso::Layout;
+use crate::common::ring::Ring;
+use judge::{How, Size};
+use place::{Place, Progress};
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The guest has it.
+    Placed,
+    /// The guest does not want it: address or VLAN filter, a pause frame.
+    Filtered,
+    /// The queue keeps it, or the rest of it, until there are descriptors ([`RxQueue::resume`]).
+    Held,
+    /// It is lost.
+    Dropped(Loss),
+}
+
+/// Why a frame is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The receiver is off.
+    Disabled,
+    /// Longer than RCTL.LPE allows.
+    Oversize,
+    /// Shorter than an Ethernet header.
+    Runt,
+    /// Damaged on the wire.
+    BadFcs,
+    /// The backend's offload request does not fit its headers.
+    Malformed,
+    /// No descriptor, or none with a buffer.
+    NoDescriptor,
+    /// The ring does not lie in reachable memory.
+    Unreachable,
+}
+
+/// What to do with a frame for which there is no descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overrun {
+    /// Keep it, and let the sender wait: the network behind a backend has queues of its own.
+    #[default]
+    Hold,
+    /// Lose it, as the part does when its FIFO is full.
+    Drop,
+}
+
+/// The frame that waits for descriptors.
+#[derive(Debug)]
+struct Held {
+    meta: RxMeta,
+    how: How,
+    progress: Progress,
+}
+
+/// A batch in progress.
+#[derive(Debug)]
+struct Batch {
+    ring: Option<Ring>,
+    head: u32,
+    moved: bool,
+    causes: u32,
+    good: Tally,
+    /// Everything that arrived, wanted or not.
+    frames: u32,
+    octets: u64,
+}
+
+/// The receive ring of one NIC. Whoever holds it delivers; nobody else touches the ring.
+#[derive(Debug)]
+pub struct RxQueue {
+    shared: Arc<Shared>,
+    generation: u64,
+    overrun: Overrun,
+    held: Option<Held>,
+    /// Bytes of the held frame; exists from its first use and never outgrows a super-frame.
+    held_bytes: Vec<u8>,
+    batch: Option<Batch>,
+}
+
+impl RxQueue {
+    /// The queue of the NIC whose registers are `shared`, holding frames at overrun.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            generation: shared.generation(),
+            shared,
+            overrun: Overrun::default(),
+            held: None,
+            held_bytes: Vec::new(),
+            batch: None,
+        }
+    }
+
+    /// Changes what happens to frames for which there is no descriptor.
+    pub fn set_overrun(&mut self, overrun: Overrun) {
+        self.overrun = overrun;
+    }
+
+    /// Whether the receiver is on and may do DMA: what arrives otherwise is lost.
+    pub fn enabled(&self) -> bool {
+        self.shared.regs.get(Reg::RCTL) & rctl::EN != 0
+            && self.shared.bus_master.load(Ordering::Acquire)
+    }
+
+    /// Whether the next frame will find a descriptor. With [`Overrun::Drop`], whether it will find the receiver on:
+    /// that there is no descriptor is then no reason to leave it on the network.
+    pub fn has_room(&self) -> bool {
+        if !self.enabled() {
+            return false;
+        }
+        if self.overrun == Overrun::Drop {
+            return true;
+        }
+        if self.held.is_some() && self.generation == self.shared.generation() {
+            return false;
+        }
+        let regs = &self.shared.regs;
+        let (ring, head) = match &self.batch {
+            Some(batch) => (batch.ring, batch.head),
+            None => (self.ring(), regs.get(Reg::RDH)),
+        };
+        ring.is_some_and(|ring| ring.owned(head, regs.get(Reg::RDT)) > 0)
+    }
+
+    /// Gives one frame to the guest. Whoever calls it ends the batch with [`RxQueue::finish`].
+    pub fn deliver(&mut self, mem: &GuestMem, frame: RxFrame<'_>, now: Time) -> Delivered {
+        self.sync();
+        if !self.enabled() {
+            self.shared.counters.rx_disabled.add(1);
+            self.batch().frames += 1;
+            return Delivered::Dropped(Loss::Disabled);
+        }
+        let Ok(layout) = judge::layout(&frame) else {
+            self.shared.counters.rx_malformed.add(1);
+            return Delivered::Dropped(Loss::Malformed);
+        };
+        let size = Size::of(&frame, layout.as_ref());
+        let judgement = judge::judge(&self.shared, &frame, size);
+        let batch = self.batch();
+        batch.frames += size.frames as u32;
+        batch.octets += size.octets as u64;
+        let how = match judgement {
+            Ok(how) => how,
+            Err(other) => return other,
+        };
+        // Frames do not overtake one another.
+        if self.held.is_some() && !self.resume(mem, now) {
+            self.overflow(size.frames);
+            return Delivered::Dropped(Loss::NoDescriptor);
+        }
+        let mut progress = Progress::default();
+        match self.place(mem, frame, layout.as_ref(), &how, &mut progress) {
+            Place::Done => Delivered::Placed,
+            Place::Unreachable => Delivered::Dropped(Loss::Unreachable),
+            Place::NoDescriptor if self.overrun == Overrun::Hold => {
+                self.held_bytes.clear();
+                self.held_bytes.extend_from_slice(frame.data);
+                self.held = Some(Held {
+                    meta: frame.meta,
+                    how,
+                    progress,
+                });
+                Delivered::Held
+            }
+            Place::NoDescriptor | Place::NoBuffer => {
+                self.overflow(size.frames - progress.segment);
+                Delivered::Dropped(Loss::NoDescriptor)
+            }
+        }
+    }
+
+    /// Goes on with the frame that is held, if any, after the driver has given descriptors. Whether none is held any
+    /// more. Part of a batch like [`RxQueue::deliver`].
+    pub fn resume(&mut self, mem: &GuestMem, _now: Time) -> bool {
+        self.sync();
+        let Some(mut held) = self.held.take() else {
+            return true;
+        };
+        if !self.enabled() {
+            // What waits when the driver stops the receiver is not for the next one to find.
+            self.shared.counters.rx_disabled.add(1);
+            return true;
+        }
+        let bytes = std::mem::take(&mut self.held_bytes);
+        let frame = RxFrame {
+            data: &bytes,
+            meta: held.meta,
+        };
+        let layout = judge::layout(&frame).ok().flatten();
+        let outcome = self.place(mem, frame, layout.as_ref(), &held.how, &mut held.progress);
+        self.held_bytes = bytes;
+        match outcome {
+            Place::Done | Place::Unreachable => {}
+            Place::NoDescriptor => {
+                self.held = Some(held);
+                return false;
+            }
+            Place::NoBuffer => {
+                let all = layout.as_ref().map_or(1, Layout::segments);
+                self.overflow(all - held.progress.segment);
+            }
+        }
+        true
+    }
+
+    /// Ends the batch: head, statistics, and one decision about the interrupt.
+    pub fn finish(&mut self, _mem: &GuestMem, now: Time) {
+        self.sync();
+        let Some(mut batch) = self.batch.take() else {
+            return;
+        };
+        let Shared {
+            regs,
+            irq,
+            counters,
+            ..
+        } = &*self.shared;
+        if batch.moved {
+            regs.set(Reg::RDH, batch.head);
+        }
+        regs.stat_add(Reg::TPR, batch.frames);
+        regs.stat_add64(Reg::TORL, batch.octets);
+        let (frames, bytes) = batch.good.totals();
+        counters.rx_frames.add(frames);
+        counters.rx_bytes.add(bytes);
+        batch.good.flush(regs, &tally::RECEIVED);
+        if batch.causes & cause::RXT0 != 0 {
+            irq.raise_rx_delayed(now);
+        }
+        let at_once = batch.causes & !cause::RXT0;
+        if at_once != 0 {
+            irq.raise(at_once);
+        }
+    }
+
+    /// So many frames were lost for want of descriptors.
+    fn overflow(&mut self, frames: usize) {
+        let regs = &self.shared.regs;
+        regs.stat_add(Reg::MPC, frames as u32);
+        regs.stat_add(Reg::RNBC, frames as u32);
+        self.shared.counters.rx_no_descriptor.add(frames as u64);
+        self.batch().causes |= cause::RXO;
+    }
+
+    fn batch(&mut self) -> &mut Batch {
+        let (regs, ring) = (&self.shared.regs, self.ring());
+        self.batch.get_or_insert_with(|| Batch {
+            ring,
+            head: regs.get(Reg::RDH),
+            moved: false,
+            causes: 0,
+            good: Tally::default(),
+            frames: 0,
+            octets: 0,
+        })
+    }
+
+    fn place(
+        &mut self,
+        mem: &GuestMem,
+        frame: RxFrame<'_>,
+        layout: Option<&Layout>,
+        how: &How,
+        progress: &mut Progress,
+    ) -> Place {
+        let hold = self.overrun == Overrun::Hold;
+        self.batch();
+        let batch = self.batch.as_mut().expect("just made");
+        batch.place(&self.shared, mem, frame, layout, how, progress, hold)
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        let regs = &self.shared.regs;
+        Ring::new(regs.get_u64(Reg::RDBAL, Reg::RDBAH), regs.get(Reg::RDLEN))
+    }
+
+    /// Drops everything that a reset has made meaningless.
+    fn sync(&mut self) {
+        let generation = self.shared.generation();
+        if self.generation != generation {
+            self.generation = generation;
+            self.held = None;
+            self.batch = None;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "rx_tests.rs"]
+mod tests;

@@ -1,1 +1,499 @@
-//! (being written)
+//! The transmit ring: from descriptors to frames and back (8254x manual, 3.3 and 3.4).
+//!
+//! [`TxQueue::fetch`] turns descriptors into frames that a backend is lent, [`TxQueue::complete`] tells the driver about
+//! those that the backend took. What it did not take was never taken from the ring: TDH stays before it, and the next
+//! fetch finds it again, under the contexts that were in force then.
+
+mod packet;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use guest_mem::GuestMem;
+
+use super::Shared;
+use super::bits::{cause, ctrl, rctl, tctl, txdctl};
+use super::desc::{Context, TxDesc, TxKind, TxWord};
+use super::regs::Reg;
+use super::tally::{self, Tally};
+use crate::Time;
+use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, TxBurst};
+use crate::common::ring::Ring;
+use packet::{Finished, MAX_HEAD, Packet, Refusal};
+
+/// Descriptors that one call of [`TxQueue::fetch`] looks at.
+const BUDGET: usize = 256;
+/// Descriptors that are read from the ring at once.
+const READ_AHEAD: usize = 16;
+/// Segments after which a burst is closed: a super-frame stands for much more work than a frame.
+const SEGMENTS: usize = 2048;
+/// Bytes that packets in host memory may have: one super-frame, and the rest of a burst of small ones.
+const BOUNCE: usize = MAX_SUPER_FRAME + 4096;
+
+/// What a fetch found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// No frames, and nothing more to do until the driver writes a register.
+    Idle,
+    /// Frames; the ring has nothing behind them.
+    Frames,
+    /// Frames or none, and the ring has more: call again after this burst.
+    More,
+}
+
+/// The two contexts that the part keeps: a checksum context survives a segmentation context, and the reverse.
+#[derive(Clone, Copy, Debug, Default)]
+struct Contexts {
+    csum: Context,
+    tso: Context,
+}
+
+impl Contexts {
+    fn load(&mut self, context: Context) {
+        if context.tse {
+            self.tso = context;
+        } else {
+            self.csum = context;
+        }
+    }
+}
+
+/// Where the queue stands after some descriptor: what it has to be set to when everything before is completed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    /// The next descriptor.
+    next: u32,
+    /// Descriptors written back before it.
+    done: usize,
+    contexts: Contexts,
+    /// What [`TxQueue::partial`] held has been used.
+    resumed: bool,
+    malformed: u32,
+    tso_failed: u32,
+    unreachable: u32,
+    descriptors: u32,
+}
+
+/// A descriptor to write back.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    index: u32,
+    word: u32,
+    delay: bool,
+}
+
+/// What [`TxQueue::complete`] has to know of a fetch.
+#[derive(Debug, Default)]
+struct Pending {
+    ring: Option<Ring>,
+    start: u32,
+    /// Descriptors that were the queue's when it fetched.
+    owned: u32,
+    done: ArrayVec<Done, BUDGET>,
+    /// Position after each frame of the burst.
+    frames: ArrayVec<Position, BURST_FRAMES>,
+    /// Position after everything that was looked at.
+    end: Position,
+}
+
+/// The transmit ring of one NIC. Whoever holds it sends; nobody else touches the ring.
+#[derive(Debug)]
+pub struct TxQueue {
+    shared: Arc<Shared>,
+    generation: u64,
+    contexts: Contexts,
+    /// A packet whose end is not in the ring yet: its descriptors are completed, its bytes kept here.
+    partial: Option<Packet>,
+    /// Those bytes. Like `spare` it exists from its first use, and never grows.
+    partial_bytes: Vec<u8>,
+    /// Buffer for packets that have to be worked on in host memory; in the burst meanwhile.
+    spare: Vec<u8>,
+    pending: Pending,
+}
+
+/// A cached run of descriptors.
+struct Window {
+    words: [u64; 2 * READ_AHEAD],
+    start: u32,
+    len: u32,
+}
+
+impl Window {
+    /// Descriptor `index`, of `owned` that may be read from there on. None if it cannot be reached.
+    #[inline]
+    fn get(&mut self, mem: &GuestMem, ring: Ring, index: u32, owned: u32) -> Option<TxDesc> {
+        if index < self.start || index >= self.start + self.len {
+            let len = owned.min(ring.run(index)).min(READ_AHEAD as u32);
+            let read = |words: &mut [u64]| mem.read_u64s(ring.addr(index), words);
+            (self.start, self.len) = (index, len);
+            if read(&mut self.words[..2 * len as usize]).is_err() {
+                // The run may straddle the end of RAM: what can be reached still counts.
+                self.len = 0;
+                read(&mut self.words[..2]).ok()?;
+                self.len = 1;
+            }
+        }
+        let at = 2 * (index - self.start) as usize;
+        Some(TxDesc {
+            addr: self.words[at],
+            word: TxWord::from_bits(self.words[at + 1]),
+        })
+    }
+}
+
+impl TxQueue {
+    /// The queue of the NIC whose registers are `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            generation: shared.generation(),
+            shared,
+            contexts: Contexts::default(),
+            partial: None,
+            partial_bytes: Vec::new(),
+            spare: Vec::new(),
+            pending: Pending::default(),
+        }
+    }
+
+    /// Fills `burst` with the next whole packets, as far as the burst and the work of one turn go. Every fetch is to
+    /// be followed by [`TxQueue::complete`], unless the burst is empty.
+    ///
+    /// A packet whose end is not in the ring when its beginning is the next thing to send is taken out of the ring and
+    /// kept; `now` is for the interrupt of such descriptors.
+    pub fn fetch<'m>(&mut self, mem: &'m GuestMem, burst: &mut TxBurst<'m>, now: Time) -> Fetch {
+        self.recycle(burst);
+        self.sync();
+        let regs = &self.shared.regs;
+        let (control, receive) = (regs.get(Reg::CTRL), regs.get(Reg::RCTL));
+        let head = regs.get(Reg::TDH);
+        let owned = self.owned(head);
+        let Some(ring) = self.ring().filter(|_| owned > 0) else {
+            return Fetch::Idle;
+        };
+        let mac_loopback = receive & rctl::LBM == 1 << rctl::LBM_SHIFT;
+        burst.set_loopback(mac_loopback || self.shared.phy_loopback.load(Ordering::Relaxed));
+        let tag = (control & ctrl::VME != 0).then(|| regs.get(Reg::VET) as u16);
+        let pad = regs.get(Reg::TCTL) & tctl::PSP != 0;
+
+        self.pending.ring = Some(ring);
+        self.pending.start = head;
+        self.pending.owned = owned;
+        let mut window = Window {
+            words: [0; 2 * READ_AHEAD],
+            start: 0,
+            len: 0,
+        };
+        let mut at = Position {
+            next: head,
+            contexts: self.contexts,
+            ..Position::default()
+        };
+        let mut segments = 0;
+        let more;
+        // One turn per packet. `at` moves on only when the packet is whole, or taken out of the ring unfinished.
+        loop {
+            let mut now_at = at;
+            let mut packet = match &self.partial {
+                Some(packet) if !at.resumed => Some(packet.clone()),
+                _ => None,
+            };
+            let first_piece = burst.pieces().len();
+            let mut stop = Stop::None;
+            let mut last = None;
+            while last.is_none() {
+                let left = owned - now_at.descriptors;
+                if left == 0 {
+                    stop = Stop::Drained;
+                    break;
+                }
+                if now_at.descriptors as usize == BUDGET {
+                    stop = Stop::Full;
+                    break;
+                }
+                let Some(desc) = window.get(mem, ring, now_at.next, left) else {
+                    stop = Stop::Unreachable;
+                    break;
+                };
+                let kind = desc.kind();
+                match kind {
+                    TxKind::Context => now_at.contexts.load(desc.into()),
+                    TxKind::Reserved => now_at.malformed += 1,
+                    TxKind::Legacy | TxKind::Data => {
+                        let packet = packet.get_or_insert_with(|| {
+                            Packet::new(&desc, &now_at.contexts.csum, &now_at.contexts.tso)
+                        });
+                        if !packet.append(&desc, mem, burst.pieces(), first_piece) {
+                            stop = Stop::Full;
+                            break;
+                        }
+                        if desc.word.eop() {
+                            last = Some(desc);
+                        }
+                    }
+                }
+                if desc.word.rs() || desc.word.rps() {
+                    self.pending.done.push(Done {
+                        index: now_at.next,
+                        word: desc.done(),
+                        delay: desc.word.ide(),
+                    });
+                    now_at.done += 1;
+                }
+                now_at.next = ring.next(now_at.next);
+                now_at.descriptors += 1;
+            }
+
+            if stop == Stop::Unreachable {
+                self.shared.counters.dma_unreachable.add(1);
+            }
+            let finished = match (&packet, last) {
+                (Some(packet), Some(last)) => {
+                    let partial: &[u8] = if at.resumed { &[] } else { &self.partial_bytes };
+                    let bounce = &mut self.spare;
+                    let tag = tag.filter(|_| last.word.vle());
+                    packet.finish(&last, partial, burst, first_piece, tag, pad, bounce)
+                }
+                // Only contexts and the like since the last packet: they are done with.
+                (None, _) => {
+                    self.pending.end = now_at;
+                    more = stop == Stop::Full;
+                    break;
+                }
+                (Some(_), None) if burst.is_empty() && at.descriptors < now_at.descriptors => {
+                    let packet = packet.expect("matched");
+                    self.absorb(packet, burst, first_piece, at.resumed);
+                    // The partial packet is what is kept now, not what was used up.
+                    now_at.resumed = false;
+                    self.pending.end = now_at;
+                    more = stop == Stop::Full;
+                    break;
+                }
+                (Some(_), None) => Finished::NoRoom,
+            };
+            match finished {
+                Finished::Pushed(count) => {
+                    segments += count;
+                    now_at.resumed = true;
+                    self.pending.frames.push(now_at);
+                }
+                Finished::NoRoom => {
+                    // The packet waits in the ring for the next burst.
+                    burst.pieces().truncate(first_piece);
+                    self.pending.done.truncate(at.done);
+                    self.pending.end = at;
+                    more = stop != Stop::Unreachable;
+                    break;
+                }
+                Finished::Refused(refusal) => {
+                    burst.pieces().truncate(first_piece);
+                    now_at.resumed = true;
+                    match refusal {
+                        Refusal::Malformed => now_at.malformed += 1,
+                        Refusal::Unreachable => now_at.unreachable += 1,
+                        Refusal::Tso => now_at.tso_failed += 1,
+                    }
+                }
+            }
+            at = now_at;
+            if !burst.has_room(MAX_HEAD) || segments >= SEGMENTS {
+                self.pending.end = at;
+                more = at.descriptors < owned;
+                break;
+            }
+        }
+        if !burst.is_empty() {
+            return if more { Fetch::More } else { Fetch::Frames };
+        }
+        let end = self.pending.end;
+        if end.descriptors > 0 {
+            self.retire(mem, end, now);
+        }
+        if more { Fetch::More } else { Fetch::Idle }
+    }
+
+    /// The first `accepted` frames of `burst` have left: tells the driver. The rest stays in the ring. `burst` is
+    /// empty afterwards, and may be used again.
+    pub fn complete(
+        &mut self,
+        mem: &GuestMem,
+        burst: &mut TxBurst<'_>,
+        accepted: usize,
+        now: Time,
+    ) {
+        // After a reset nothing may be written back any more.
+        let stale = self.generation != self.shared.generation();
+        let accepted = accepted.min(burst.len());
+        if !stale && accepted > 0 {
+            let end = if accepted == burst.len() {
+                self.pending.end
+            } else {
+                self.pending.frames[accepted - 1]
+            };
+            self.count(burst, accepted);
+            self.retire(mem, end, now);
+        }
+        self.recycle(burst);
+    }
+
+    /// Descriptors that wait, if the transmitter is on.
+    fn owned(&self, head: u32) -> u32 {
+        let regs = &self.shared.regs;
+        if regs.get(Reg::TCTL) & tctl::EN == 0 || !self.shared.bus_master.load(Ordering::Acquire) {
+            return 0;
+        }
+        let tail = regs.get(Reg::TDT);
+        self.ring().map_or(0, |ring| ring.owned(head, tail))
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        let regs = &self.shared.regs;
+        Ring::new(regs.get_u64(Reg::TDBAL, Reg::TDBAH), regs.get(Reg::TDLEN))
+    }
+
+    /// Drops everything that a reset has made meaningless.
+    fn sync(&mut self) {
+        let generation = self.shared.generation();
+        if self.generation != generation {
+            self.generation = generation;
+            self.contexts = Contexts::default();
+            self.partial = None;
+            self.partial_bytes.clear();
+        }
+    }
+
+    /// Empties `burst` and takes the bounce buffer back.
+    fn recycle(&mut self, burst: &mut TxBurst<'_>) {
+        let bounce = burst.clear();
+        if bounce.capacity() > 0 {
+            self.spare = bounce;
+        }
+        self.pending.done.clear();
+        self.pending.frames.clear();
+        self.pending.end = Position::default();
+    }
+
+    /// Keeps the beginning of a packet whose end cannot be had now, and whose descriptors are about to be completed.
+    fn absorb(
+        &mut self,
+        mut packet: Packet,
+        burst: &mut TxBurst<'_>,
+        first_piece: usize,
+        resumed: bool,
+    ) {
+        if resumed {
+            self.partial_bytes.clear();
+        }
+        if self.partial_bytes.capacity() == 0 {
+            self.partial_bytes.reserve_exact(MAX_SUPER_FRAME + FCS);
+        }
+        if packet.refused().is_some() {
+            burst.pieces().truncate(first_piece);
+            self.partial_bytes.clear();
+        }
+        for piece in burst.pieces().drain(first_piece..) {
+            packet::append_piece(&mut self.partial_bytes, &piece);
+        }
+        packet.keep();
+        self.partial = Some(packet);
+    }
+
+    /// Everything before `end` is done: descriptors, head, contexts, interrupts.
+    fn retire(&mut self, mem: &GuestMem, end: Position, now: Time) {
+        let Some(ring) = self.pending.ring else {
+            return;
+        };
+        let Shared {
+            regs,
+            irq,
+            counters,
+            ..
+        } = &*self.shared;
+        let (mut at_once, mut delayed) = (false, false);
+        let mut unreachable = u64::from(end.unreachable);
+        for done in &self.pending.done[..end.done] {
+            // Only the upper dword: the driver may look for its buffer's address in the rest.
+            let addr = ring.addr(done.index).wrapping_add(12);
+            if mem.store_u32(addr, done.word).is_err() {
+                unreachable += 1;
+            }
+            delayed |= done.delay;
+            at_once |= !done.delay;
+        }
+        regs.set(Reg::TDH, end.next);
+        self.contexts = end.contexts;
+        if end.resumed {
+            self.partial = None;
+            self.partial_bytes.clear();
+        }
+        regs.stat_add(Reg::TSCTFC, end.tso_failed);
+        counters
+            .tx_malformed
+            .add(u64::from(end.malformed + end.tso_failed));
+        counters.dma_unreachable.add(unreachable);
+
+        let mut causes = 0;
+        if at_once {
+            causes |= cause::TXDW;
+        } else if delayed {
+            irq.raise_tx_delayed(now);
+        }
+        if regs.get(Reg::TDT) == end.next {
+            causes |= cause::TXQE;
+        }
+        let low = (regs.get(Reg::TXDCTL) >> txdctl::LWTHRESH_SHIFT) * 8;
+        let left = self.pending.owned - end.descriptors;
+        if self.pending.owned > low && left <= low && low > 0 {
+            causes |= cause::TXD_LOW;
+        }
+        if causes != 0 {
+            irq.raise(causes);
+        }
+    }
+
+    /// Statistics of the first `accepted` frames: of each segment that goes on the wire.
+    fn count(&self, burst: &TxBurst<'_>, accepted: usize) {
+        let mut tally = Tally::default();
+        let mut super_frames = 0;
+        for frame in burst.frames().take(accepted) {
+            let dst = *frame.head.first_chunk().expect("a frame has a header");
+            match frame.offload.gso {
+                None => tally.add(dst, frame.len(), 1),
+                Some(Gso { hdr_len, mss, .. }) => {
+                    let (headers, mss) = (usize::from(hdr_len), usize::from(mss));
+                    let payload = frame.len() - headers;
+                    let last = payload % mss;
+                    tally.add(dst, headers + mss, payload / mss);
+                    if last > 0 {
+                        tally.add(dst, headers + last, 1);
+                    }
+                    super_frames += 1;
+                }
+            }
+        }
+        let Shared { regs, counters, .. } = &*self.shared;
+        let (frames, bytes) = tally.totals();
+        counters.tx_frames.add(frames);
+        counters.tx_bytes.add(bytes);
+        regs.stat_add(Reg::TPT, frames as u32);
+        regs.stat_add64(Reg::TOTL, bytes + frames * FCS as u64);
+        regs.stat_add(Reg::TSCTC, super_frames);
+        tally.flush(regs, &tally::SENT);
+    }
+}
+
+/// Why the descriptors of a packet ended before the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    None,
+    /// The driver has given no more.
+    Drained,
+    /// This call has no room or budget for more.
+    Full,
+    /// The ring does not lie in reachable memory.
+    Unreachable,
+}
+
+#[cfg(test)]
+#[path = "tx_tests.rs"]
+mod tests;

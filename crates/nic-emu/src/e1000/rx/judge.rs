@@ -1,0 +1,244 @@
+//! Whether the guest gets a frame, and in what form (8254x manual 3.2.2, 3.2.3; 9 for VLANs; 10.1 for pause frames).
+
+use super::super::Shared;
+use super::super::bits::{ctrl, rctl, rxcsum};
+use super::super::regs::{Reg, Regs};
+use super::{Delivered, Loss};
+use crate::common::filter::{self, Modes, Tables, Verdict};
+use crate::common::frame::{
+    ETH_HEADER, ETH_TYPE, FCS, MAX_SUPER_FRAME, MIN_FRAME, Offload, RxCsum, RxFrame, VLAN_TAG,
+};
+use crate::common::gso::{Layout, MAX_HEADERS};
+
+/// Longest frame with its FCS, with and without RCTL.LPE. A VLAN tag does not raise it.
+const LONG: usize = 16384;
+const NORMAL: usize = 1522;
+const PAUSE_ADDRESS: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x01];
+const MAC_CONTROL: u16 = 0x8808;
+
+/// How an accepted frame is written, as the registers had it when it was accepted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// Bytes per buffer.
+    pub(super) buffer: usize,
+    /// The FCS is stored.
+    pub(super) fcs: bool,
+    /// The FCS is wrong.
+    pub(super) bad_fcs: bool,
+    /// It counts as a good frame.
+    pub(super) good: bool,
+    /// The tag is taken out, and stored in the descriptor.
+    pub(super) strip: Option<u16>,
+    /// The frame passed by the hash table.
+    pub(super) inexact: bool,
+    /// RXCSUM.
+    pub(super) checksums: u32,
+    /// RCTL.RDMTS: 1 is half of the ring left, 2 a quarter, 3 an eighth.
+    pub(super) minimum_shift: u32,
+}
+
+/// How much a frame is on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Frames: segments of a super-frame.
+    pub(super) frames: usize,
+    /// All their bytes, with padding and FCS.
+    pub(super) octets: usize,
+    /// Bytes of the longest one, with padding and FCS.
+    longest: usize,
+}
+
+impl Size {
+    pub(super) fn of(frame: &RxFrame<'_>, layout: Option<&Layout>) -> Self {
+        let wire = |len: usize| len.max(MIN_FRAME) + FCS;
+        match layout {
+            None => Self {
+                frames: 1,
+                octets: wire(frame.data.len()),
+                longest: wire(frame.data.len()),
+            },
+            Some(layout) => {
+                let frames = layout.segments();
+                let full = wire(layout.headers() + layout.payload(0).len());
+                let last = wire(layout.headers() + layout.payload(frames - 1).len());
+                Self {
+                    frames,
+                    octets: full * (frames - 1) + last,
+                    longest: full,
+                }
+            }
+        }
+    }
+}
+
+/// Checks what the backend says about offloads, and finds the headers of a super-frame.
+pub(super) fn layout(frame: &RxFrame<'_>) -> Result<Option<Layout>, Loss> {
+    let csum = match frame.meta.csum {
+        RxCsum::Partial(csum) => Some(csum),
+        RxCsum::Unknown | RxCsum::Valid => None,
+    };
+    let offload = Offload {
+        csum,
+        gso: frame.meta.gso,
+    };
+    if offload.gso.is_some() {
+        return Layout::parse(frame.data, frame.data.len(), &offload)
+            .map(Some)
+            .ok_or(Loss::Malformed);
+    }
+    match csum {
+        Some(csum) => csum
+            .field(frame.data.len().min(MAX_HEADERS))
+            .map(|_| None)
+            .ok_or(Loss::Malformed),
+        None => Ok(None),
+    }
+}
+
+/// Judges a frame, and counts it if it is not accepted.
+pub(super) fn judge(shared: &Shared, frame: &RxFrame<'_>, size: Size) -> Result<How, Delivered> {
+    let Shared { regs, counters, .. } = shared;
+    let control = regs.get(Reg::RCTL);
+    let all = control & rctl::SBP != 0;
+    let data = frame.data;
+    if data.len() < ETH_HEADER {
+        regs.stat_add(Reg::RUC, 1);
+        counters.rx_malformed.add(1);
+        return Err(Delivered::Dropped(Loss::Runt));
+    }
+    if frame.meta.bad_fcs {
+        regs.stat_add(Reg::CRCERRS, 1);
+        if !all {
+            counters.rx_damaged.add(size.frames as u64);
+            return Err(Delivered::Dropped(Loss::BadFcs));
+        }
+    }
+    let limit = if control & rctl::LPE != 0 {
+        LONG
+    } else {
+        NORMAL
+    };
+    if size.longest > limit {
+        regs.stat_add(Reg::ROC, size.frames as u32);
+        if !all || data.len() > MAX_SUPER_FRAME {
+            counters.rx_oversize.add(size.frames as u64);
+            return Err(Delivered::Dropped(Loss::Oversize));
+        }
+    }
+
+    let device = regs.get(Reg::CTRL);
+    let ethertype = u16::from_be_bytes([data[ETH_TYPE], data[ETH_TYPE + 1]]);
+    let tagged = data.len() >= ETH_HEADER + VLAN_TAG && u32::from(ethertype) == regs.get(Reg::VET);
+    let tci = tagged.then(|| u16::from_be_bytes([data[ETH_TYPE + 2], data[ETH_TYPE + 3]]));
+    let dst: [u8; 6] = data[..6].try_into().expect("6 bytes");
+    let tables = Registers(regs);
+    let modes = Modes {
+        unicast: control & rctl::UPE != 0,
+        multicast: control & rctl::MPE != 0,
+        broadcast: control & rctl::BAM != 0,
+        offset: (control & rctl::MO) >> rctl::MO_SHIFT,
+    };
+    let cfi = (control & rctl::CFIEN != 0).then_some(control & rctl::CFI != 0);
+    let vlan = match tci {
+        Some(tci) if control & rctl::VFE != 0 => filter::vlan(tci, cfi, &tables),
+        _ => true,
+    };
+    let verdict = match (vlan, ethertype) {
+        (false, _) => Verdict::Refused,
+        (true, MAC_CONTROL) if !control_passes(regs, control, device, data) => Verdict::Refused,
+        (true, _) => filter::address(dst, modes, &tables),
+    };
+    if verdict == Verdict::Refused {
+        counters.rx_filtered.add(size.frames as u64);
+        return Err(Delivered::Filtered);
+    }
+    Ok(How {
+        buffer: buffer_size(control),
+        fcs: control & rctl::SECRC == 0,
+        bad_fcs: frame.meta.bad_fcs,
+        good: !frame.meta.bad_fcs && size.longest <= limit,
+        strip: tci.filter(|_| device & ctrl::VME != 0),
+        inexact: verdict == Verdict::Inexact,
+        checksums: regs.get(Reg::RXCSUM) & (rxcsum::PCSS | rxcsum::IPOFL | rxcsum::TUOFL),
+        minimum_shift: ((control & rctl::RDMTS) >> rctl::RDMTS_SHIFT).min(2) + 1,
+    })
+}
+
+/// Bytes per receive buffer. The reserved code means what BSEX clear means: 2048.
+fn buffer_size(control: u32) -> usize {
+    let code = (control & rctl::BSIZE) >> rctl::BSIZE_SHIFT;
+    match (control & rctl::BSEX != 0, code) {
+        (true, 1..) => 32768 >> code,
+        (true, _) => 2048,
+        (false, code) => 2048 >> code,
+    }
+}
+
+/// Whether a MAC control frame goes on to the address filter. Pause frames are counted, and end here if the
+/// driver lets the hardware obey them (RFCE) and does not want to see them (DPF); other opcodes need PMCF.
+fn control_passes(regs: &Regs, control: u32, device: u32, data: &[u8]) -> bool {
+    let opcode = match data.get(ETH_HEADER..ETH_HEADER + 4) {
+        Some(bytes) => u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        None => return true,
+    };
+    let address = |(low, high): (u32, u32)| {
+        let ([a, b, c, d], [e, f, ..]) = (low.to_le_bytes(), high.to_le_bytes());
+        [a, b, c, d, e, f]
+    };
+    let flow = address((regs.get(Reg::FCAL), regs.get(Reg::FCAH)));
+    let dst: [u8; 6] = data[..6].try_into().expect("6 bytes");
+    let group = dst == PAUSE_ADDRESS || dst == flow;
+    if !group && dst != address(Registers(regs).rar(0)) {
+        return true;
+    }
+    if opcode >> 16 != 1 {
+        return control & rctl::PMCF != 0;
+    }
+    if device & ctrl::RFCE != 0 {
+        let count = if opcode & 0xffff == 0 {
+            Reg::XONRXC
+        } else {
+            Reg::XOFFRXC
+        };
+        regs.stat_add(count, 1);
+        return control & rctl::DPF == 0;
+    }
+    true
+}
+
+/// The filter tables as the registers have them.
+struct Registers<'a>(&'a Regs);
+
+impl Tables for Registers<'_> {
+    fn rar(&self, index: usize) -> (u32, u32) {
+        (self.0.get_n(Reg::RAL, index), self.0.get_n(Reg::RAH, index))
+    }
+
+    fn mta(&self, index: usize) -> u32 {
+        self.0.get_n(Reg::MTA, index)
+    }
+
+    fn vfta(&self, index: usize) -> u32 {
+        self.0.get_n(Reg::VFTA, index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_buffer_code_has_a_bounded_size() {
+        let size = |bsex: bool, code: u32| {
+            buffer_size(if bsex { rctl::BSEX } else { 0 } | code << rctl::BSIZE_SHIFT)
+        };
+        assert_eq!(
+            [0, 1, 2, 3].map(|code| size(false, code)),
+            [2048, 1024, 512, 256]
+        );
+        assert_eq!(
+            [0, 1, 2, 3].map(|code| size(true, code)),
+            [2048, 16384, 8192, 4096]
+        );
+    }
+}

@@ -1,0 +1,462 @@
+//! One packet on its way out: what its descriptors said, and the frame that becomes of it.
+
+use arrayvec::ArrayVec;
+use guest_mem::{Access, GuestMem, GuestSlice};
+
+use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind};
+use super::BOUNCE;
+use crate::common::checksum;
+use crate::common::frame::{
+    BURST_SLICES, Csum, ETH_HEADER, ETH_TYPE, FCS, Gso, GsoKind, MAX_SUPER_FRAME, MIN_FRAME,
+    Offload, TxBurst, VLAN_TAG,
+};
+use crate::common::gso::{self, Layout};
+
+/// Longest frame that is not cut into segments, without FCS (8254x manual, 3.3.3: 16288 bytes of data).
+const MAX_FRAME: usize = 16288;
+/// Frames up to this size are copied whole: it costs less than a piece of guest memory for the backend.
+const COPY_WHOLE: usize = 128;
+/// Bytes of a larger frame that are always copied: what a switch or a capture wants to see.
+const COPY_HEAD: usize = 64;
+/// Most bytes that are ever copied as a head: HDRLEN and every checksum field within reach of a context, and a tag.
+pub(super) const MAX_HEAD: usize = 264;
+/// Most segments of one super-frame. The part itself knows no bound; a sane MSS stays far below.
+const MAX_SEGMENTS: usize = 2048;
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finished {
+    /// It is in the burst, and stands for this many segments.
+    Pushed(usize),
+    /// It does not fit this burst any more.
+    NoRoom,
+    /// It cannot be sent.
+    Refused(Refusal),
+}
+
+/// Why a packet cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Too long or too short.
+    Malformed,
+    /// A buffer does not lie in reachable memory.
+    Unreachable,
+    /// Its context does not describe its headers.
+    Tso,
+}
+
+/// A packet of which all descriptors so far have been seen.
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    legacy: bool,
+    tse: bool,
+    popts: u8,
+    context: Context,
+    /// Bytes so far, and of them those kept in host memory.
+    len: usize,
+    kept: usize,
+    refusal: Option<Refusal>,
+}
+
+impl Packet {
+    /// A packet that starts with `desc`: its POPTS, its TSE and the context in force now are the packet's.
+    pub(super) fn new(desc: &TxDesc, csum: &Context, tso: &Context) -> Self {
+        let legacy = desc.kind() == TxKind::Legacy;
+        let tse = !legacy && desc.word.ic_tse();
+        Self {
+            legacy,
+            tse,
+            popts: if legacy { 0 } else { desc.word.css_popts() },
+            context: if tse { *tso } else { *csum },
+            len: 0,
+            kept: 0,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// All bytes so far are in host memory now.
+    pub(super) fn keep(&mut self) {
+        self.kept = self.len;
+    }
+
+    /// Adds the buffer of `desc` to `pieces`, where this packet starts at number `first`. False if there is no
+    /// room: nothing has changed then.
+    pub(super) fn append<'m>(
+        &mut self,
+        desc: &TxDesc,
+        mem: &'m GuestMem,
+        pieces: &mut ArrayVec<GuestSlice<'m>, BURST_SLICES>,
+        first: usize,
+    ) -> bool {
+        let len = desc.len();
+        // No buffer: nothing to read. The commands count all the same.
+        if len == 0 || desc.addr == 0 || self.refusal.is_some() {
+            return true;
+        }
+        if self.len + len > MAX_SUPER_FRAME + FCS {
+            self.refuse(Refusal::Malformed, pieces, first);
+            return true;
+        }
+        let before = pieces.len();
+        let mut full = false;
+        let found = mem.slices(desc.addr, len as u64, Access::Read, |piece| {
+            full |= pieces.try_push(piece).is_err();
+        });
+        if found.is_err() {
+            self.refuse(Refusal::Unreachable, pieces, first);
+            return true;
+        }
+        if full {
+            pieces.truncate(before);
+            if before > 0 {
+                return false;
+            }
+            // One buffer in more pieces than a burst holds: no memory map of a real VM looks like this.
+            self.refuse(Refusal::Malformed, pieces, first);
+            return true;
+        }
+        self.len += len;
+        true
+    }
+
+    fn refuse<'m>(
+        &mut self,
+        refusal: Refusal,
+        pieces: &mut ArrayVec<GuestSlice<'m>, BURST_SLICES>,
+        first: usize,
+    ) {
+        pieces.truncate(first);
+        self.refusal = Some(refusal);
+    }
+
+    /// Makes the frame: `last` is the descriptor with EOP, `partial` are bytes of the packet that came before those
+    /// in the burst's pieces from number `first`, `tag` the type of a VLAN tag to insert, `pad` asks for the minimum
+    /// length, `spare` is a buffer to lend to the burst if it needs one.
+    #[expect(clippy::too_many_arguments, reason = "one call, from one place")]
+    pub(super) fn finish(
+        &self,
+        last: &TxDesc,
+        partial: &[u8],
+        burst: &mut TxBurst<'_>,
+        first: usize,
+        tag: Option<u16>,
+        pad: bool,
+        spare: &mut Vec<u8>,
+    ) -> Finished {
+        if let Some(refusal) = self.refusal {
+            return Finished::Refused(refusal);
+        }
+        // Without IFCS the driver has brought its own FCS, which no backend wants.
+        let fcs = if last.word.ifcs() || self.tse { 0 } else { FCS };
+        let max = if self.tse { MAX_SUPER_FRAME } else { MAX_FRAME };
+        let len = self.len.saturating_sub(fcs);
+        if len < ETH_HEADER || len > max {
+            return Finished::Refused(Refusal::Malformed);
+        }
+        let jobs = self.jobs(last, len);
+        let tag = tag.map(|ethertype| (ethertype, last.word.special()));
+        let slack = if tag.is_some() { VLAN_TAG } else { 0 };
+        let padded = if pad { len.max(MIN_FRAME - slack) } else { len };
+        let in_host = self.kept > 0 || jobs.head > MAX_HEAD - VLAN_TAG;
+
+        let mut segments = 1;
+        let offload = if in_host {
+            let start = burst.bounce().len();
+            if start > 0 && start + slack + padded + FCS > BOUNCE {
+                return Finished::NoRoom;
+            }
+            if burst.bounce().capacity() == 0 {
+                *burst.bounce() = std::mem::take(spare);
+                burst.bounce().reserve(BOUNCE);
+            }
+            let mut store = std::mem::take(burst.bounce());
+            store.resize(start + slack, 0);
+            store.extend_from_slice(&partial[..self.kept]);
+            for piece in burst.pieces().drain(first..) {
+                append_piece(&mut store, &piece);
+            }
+            store.truncate(start + slack + len);
+            store.resize(start + slack + padded, 0);
+            let edited = self.edit(&mut store[start + slack..], len, &jobs, &mut segments);
+            if edited.is_some() {
+                insert_tag(&mut store[start..], tag);
+            } else {
+                store.truncate(start);
+            }
+            *burst.bounce() = store;
+            edited
+        } else {
+            let whole = padded <= COPY_WHOLE;
+            let copied = if whole {
+                len
+            } else {
+                jobs.head.max(COPY_HEAD).min(len)
+            };
+            let head_len = slack + if whole { padded } else { copied };
+            trim(burst.pieces(), fcs);
+            let (head, pieces) = burst.head(head_len);
+            let body = take_head(&mut head[slack..slack + copied], pieces, first);
+            let edited = self.edit(&mut head[slack..], len, &jobs, &mut segments);
+            let Some(offload) = edited else {
+                burst.drop_head(head_len);
+                return Finished::Refused(Refusal::Tso);
+            };
+            insert_tag(head, tag);
+            burst.push(head_len, body, shift(offload, slack));
+            return Finished::Pushed(segments);
+        };
+        match offload {
+            Some(offload) => {
+                let start = burst.bounce().len() - (slack + padded);
+                burst.push_bounced(start, shift(offload, slack));
+                Finished::Pushed(segments)
+            }
+            None => Finished::Refused(Refusal::Tso),
+        }
+    }
+
+    /// What is to be done to the bytes of a packet of `len` bytes.
+    fn jobs(&self, last: &TxDesc, len: usize) -> Jobs {
+        let mut jobs = Jobs::default();
+        if self.tse {
+            jobs.head = self.context.hdr_len.into();
+            return jobs;
+        }
+        if self.legacy {
+            // IC counts if it stands beside EOP, and if both offsets lie in the packet.
+            if last.kind() == TxKind::Legacy && last.word.ic_tse() {
+                jobs.l4 = Job::new(last.css(), last.cso(), 0, len);
+            }
+        } else {
+            if self.popts & POPTS_IXSM != 0 {
+                jobs.ip = Job::from_range(self.context.ip, len);
+            }
+            if self.popts & POPTS_TXSM != 0 {
+                jobs.l4 = Job::from_range(self.context.l4, len);
+                jobs.udp = !self.context.tcp;
+            }
+        }
+        // Which of them must see which bytes in host memory?
+        if let Some(ip) = jobs.ip {
+            jobs.head = jobs.head.max(ip.end).max(ip.field + 2);
+        }
+        if let Some(l4) = jobs.l4 {
+            let last_field = l4.field + 2;
+            if l4.end == len && l4.field >= l4.start {
+                jobs.offload = true;
+                jobs.head = jobs.head.max(last_field);
+            } else {
+                jobs.head = jobs.head.max(l4.end).max(last_field);
+            }
+        }
+        jobs
+    }
+
+    /// Does the jobs in `head`, the packet's first bytes, or all of its `len` and padding. None if the packet has a
+    /// segmentation context that does not fit it.
+    fn edit(
+        &self,
+        head: &mut [u8],
+        len: usize,
+        jobs: &Jobs,
+        segments: &mut usize,
+    ) -> Option<Offload> {
+        if self.tse {
+            let (offload, count) = self.segmentation(head, len)?;
+            *segments = count;
+            return Some(offload);
+        }
+        if let Some(ip) = jobs.ip {
+            ip.fill(head, false);
+        }
+        let mut offload = Offload::default();
+        if let Some(l4) = jobs.l4 {
+            if jobs.offload {
+                offload.csum = Some(Csum {
+                    start: l4.start as u16,
+                    offset: (l4.field - l4.start) as u16,
+                });
+            } else {
+                l4.fill(head, jobs.udp);
+            }
+        }
+        Some(offload)
+    }
+
+    /// Turns the prototype header of a TSO packet, which has no lengths in it, into that of a super-frame, which has
+    /// those of the whole. Also the number of segments.
+    fn segmentation(&self, head: &mut [u8], len: usize) -> Option<(Offload, usize)> {
+        let context = &self.context;
+        let (l3, l4) = (usize::from(context.ip.start), usize::from(context.l4.start));
+        let headers = usize::from(context.hdr_len);
+        if headers > len || context.mss == 0 {
+            return None;
+        }
+        let proto = head.get_mut(..headers)?;
+        if gso::network_header(proto)?.0 != l3 || l4 <= l3 {
+            return None;
+        }
+        let kind = match (context.tcp, context.ipv4) {
+            (true, true) => GsoKind::TcpV4,
+            (true, false) => GsoKind::TcpV6,
+            (false, _) => GsoKind::UdpL4,
+        };
+        if context.ipv4 {
+            let total = u16::try_from(len - l3).ok()?;
+            proto.get_mut(l3..l4)?;
+            put(proto, l3 + 2, total)?;
+            put(proto, l3 + 10, 0)?;
+            let sum = checksum::sum(&proto[l3..l4]);
+            put(proto, l3 + 10, !sum)?;
+        } else {
+            let total = u16::try_from(len.checked_sub(l3 + 40)?).ok()?;
+            put(proto, l3 + 4, total)?;
+        }
+        let l4_len = u16::try_from(len.checked_sub(l4)?).ok()?;
+        if kind == GsoKind::UdpL4 {
+            put(proto, l4 + 4, l4_len)?;
+        }
+        // The driver's seed leaves the length out, because it differs from segment to segment.
+        let field = usize::from(context.l4.offset);
+        let seed = u16::from_be_bytes([*proto.get(field)?, *proto.get(field + 1)?]);
+        put(proto, field, checksum::add(seed, l4_len))?;
+        let mut offload = Offload {
+            csum: Some(Csum {
+                start: l4 as u16,
+                offset: u16::try_from(field.checked_sub(l4)?).ok()?,
+            }),
+            gso: Some(Gso {
+                kind,
+                hdr_len: headers as u16,
+                mss: context.mss,
+            }),
+        };
+        if len == headers {
+            // A prototype without payload is a packet by itself.
+            offload.gso = None;
+            return Some((offload, 1));
+        }
+        let count = Layout::parse(proto, len, &offload)?.segments();
+        if count > MAX_SEGMENTS {
+            return None;
+        }
+        if count == 1 {
+            offload.gso = None;
+        }
+        Some((offload, count))
+    }
+}
+
+/// What has to be done to a packet's bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Jobs {
+    ip: Option<Job>,
+    l4: Option<Job>,
+    /// In the L4 field 0 means "none".
+    udp: bool,
+    /// The L4 checksum can be left to the backend.
+    offload: bool,
+    /// First bytes of the packet that all this is about.
+    head: usize,
+}
+
+/// A checksum over bytes `start..end`, stored at `field`; all of it within the packet.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    start: usize,
+    end: usize,
+    field: usize,
+}
+
+impl Job {
+    /// None if the offsets do not lie in the packet: such a request is ignored.
+    fn new(start: usize, field: usize, last: usize, len: usize) -> Option<Self> {
+        let end = if last == 0 { len } else { (last + 1).min(len) };
+        (start < end && field + 2 <= len).then_some(Self { start, end, field })
+    }
+
+    fn from_range(range: Range, len: usize) -> Option<Self> {
+        Self::new(
+            range.start.into(),
+            range.offset.into(),
+            range.end.into(),
+            len,
+        )
+    }
+
+    fn fill(&self, bytes: &mut [u8], udp: bool) {
+        let mut value = !checksum::sum(&bytes[self.start..self.end]);
+        if udp {
+            value = checksum::never_zero(value);
+        }
+        bytes[self.field..self.field + 2].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Moves the copied first bytes of the packet to `head`; returns the number of the first piece that is left.
+fn take_head(head: &mut [u8], pieces: &mut [GuestSlice<'_>], first: usize) -> usize {
+    let mut at = 0;
+    let mut index = first;
+    while at < head.len() && index < pieces.len() {
+        let n = pieces[index].copy_to(&mut head[at..]);
+        at += n;
+        if n < pieces[index].len() {
+            pieces[index] = pieces[index].split_at(n).1;
+        } else {
+            index += 1;
+        }
+    }
+    index
+}
+
+/// Takes the last `n` bytes off the pieces.
+fn trim(pieces: &mut ArrayVec<GuestSlice<'_>, BURST_SLICES>, mut n: usize) {
+    while n > 0
+        && let Some(last) = pieces.pop()
+    {
+        if last.len() > n {
+            pieces.push(last.split_at(last.len() - n).0);
+            return;
+        }
+        n -= last.len();
+    }
+}
+
+/// Puts the tag behind the addresses, which move to the front of `frame`: its first four bytes are slack.
+fn insert_tag(frame: &mut [u8], tag: Option<(u16, u16)>) {
+    let Some((ethertype, tci)) = tag else {
+        return;
+    };
+    frame.copy_within(VLAN_TAG..VLAN_TAG + ETH_TYPE, 0);
+    frame[ETH_TYPE..ETH_TYPE + 2].copy_from_slice(&ethertype.to_be_bytes());
+    frame[ETH_TYPE + 2..ETH_TYPE + 4].copy_from_slice(&tci.to_be_bytes());
+}
+
+/// Offsets in a packet become offsets in a frame with `slack` more bytes before them.
+fn shift(mut offload: Offload, slack: usize) -> Offload {
+    if let Some(csum) = &mut offload.csum {
+        csum.start += slack as u16;
+    }
+    if let Some(gso) = &mut offload.gso {
+        gso.hdr_len += slack as u16;
+    }
+    offload
+}
+
+/// Copies guest memory to the end of `store`.
+pub(super) fn append_piece(store: &mut Vec<u8>, piece: &GuestSlice<'_>) {
+    let start = store.len();
+    store.resize(start + piece.len(), 0);
+    piece.copy_to(&mut store[start..]);
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
+    bytes
+        .get_mut(at..at + 2)?
+        .copy_from_slice(&value.to_be_bytes());
+    Some(())
+}
