@@ -76,6 +76,7 @@ fn build(tools: &Tools, release: &str, modules: &Path) -> Result<Vec<u8>> {
     {
         archive.symlink(&format!("usr/bin/{applet}"), "busybox");
     }
+    archive.symlink("usr/bin/sh", "dash");
     let mut libraries = Vec::new();
     for program in PROGRAMS {
         let path = tools.path(program)?;

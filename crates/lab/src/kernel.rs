@@ -145,12 +145,17 @@ pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<Kernel> {
 }
 
 /// Whether a package of an installation is one that has kernel files: since 7.x `linux-image-VERSION` is empty and
-/// they are in `linux-binary-VERSION` and `linux-modules-VERSION`.
+/// they are in `linux-binary-VERSION`, `linux-modules-VERSION` and (lists of modules) `linux-base-VERSION`.
 fn holds_kernel(package: &str) -> bool {
-    ["linux-image-", "linux-binary-", "linux-modules-"]
-        .iter()
-        .filter_map(|prefix| package.strip_prefix(prefix))
-        .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+    [
+        "linux-image-",
+        "linux-binary-",
+        "linux-modules-",
+        "linux-base-",
+    ]
+    .iter()
+    .filter_map(|prefix| package.strip_prefix(prefix))
+    .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn release_of(module: &Path) -> Option<String> {
@@ -247,6 +252,8 @@ mod tests {
         assert!(holds_kernel("linux-binary-7.3.4+deb13-amd64"));
         assert!(!holds_kernel("linux-image-amd64"));
         assert!(!holds_kernel("linux-modules-amd64"));
+        assert!(holds_kernel("linux-base-7.3.4+deb13-amd64"));
+        assert!(!holds_kernel("linux-base-amd64"));
         assert!(!holds_kernel("linux-base"));
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use crate::vm::{RunDir, accept, launch};
+use crate::vm::{RunDir, accept, greet, launch};
 use crate::{Lab, Process, Qmp, Result};
 
 /// A QEMU under `-accel qtest`: nothing executes, a test reads and writes ports, memory and MMIO through a socket. It
@@ -55,7 +55,7 @@ impl QtestVm {
         // The monitor is made early, the qtest socket after all devices.
         let qmp = accept(&qmp, &mut process, &run)?;
         let stream = accept(&qtest, &mut process, &run)?;
-        let qmp = Qmp::new(qmp)?;
+        let qmp = greet(qmp, &mut process, &run)?;
         Ok(Self {
             process,
             stream,

@@ -164,19 +164,10 @@ impl VmBuilder {
             .arg("-initrd")
             .arg(initrd);
         qemu.arg("-append").arg(self.append());
-        let socket = |id: &str| format!("socket,id={id},path={}", run.path(id).display());
-        qemu.arg("-chardev").arg(format!(
-            "file,id=console,path={}",
-            run.path("console").display()
-        ));
-        qemu.args(["-serial", "chardev:console"]);
-        qemu.args(["-chardev", &socket("channel"), "-serial", "chardev:channel"]);
-        qemu.args([
-            "-chardev",
-            &socket("qmp"),
-            "-mon",
-            "chardev=qmp,mode=control",
-        ]);
+        let socket = |name: &str| format!("unix:{}", run.path(name).display());
+        qemu.arg("-serial")
+            .arg(format!("file:{}", run.path("console").display()));
+        qemu.args(["-serial", &socket("channel"), "-qmp", &socket("qmp")]);
         for port in 0..self.root_ports {
             qemu.arg("-device").arg(format!(
                 "pcie-root-port,id=rp{port},chassis={},slot={port}",
@@ -197,15 +188,7 @@ impl VmBuilder {
         let started = Instant::now();
         let mut process = launch(&self.lab, self.netns.as_deref(), qemu, &run)?;
         let channel = Channel::new(accept(&channel, &mut process, &run)?)?;
-        let qmp = match Qmp::new(accept(&qmp, &mut process, &run)?) {
-            Ok(qmp) => qmp,
-            Err(error) => {
-                // A bad argument ends QEMU while we talk: then its own words are better.
-                std::thread::sleep(Duration::from_millis(100));
-                check_alive(&mut process, &run)?;
-                return Err(error);
-            }
-        };
+        let qmp = greet(accept(&qmp, &mut process, &run)?, &mut process, &run)?;
         Ok(Vm {
             process,
             channel,
@@ -463,6 +446,7 @@ impl Vm {
 
     fn request(&mut self, script: &str, stdin: &[u8], timeout: Duration) -> Result<Output> {
         let (process, run) = (&mut self.process, &self.run);
+        check_alive(process, run)?;
         let output = self
             .channel
             .run(script, stdin, timeout, &mut || watch(process, run))?;
@@ -579,6 +563,16 @@ pub(crate) fn accept(
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Opens the monitor on QEMU's connection.
+pub(crate) fn greet(stream: UnixStream, process: &mut Process, run: &RunDir) -> Result<Qmp> {
+    Qmp::new(stream).or_else(|error| {
+        // A bad argument ends QEMU while we talk: then its own words are better.
+        process.wait(Duration::from_millis(200))?;
+        check_alive(process, run)?;
+        Err(error)
+    })
 }
 
 /// An error if QEMU has ended.

@@ -9,17 +9,21 @@
 tty=/dev/ttyS1
 dir=/run/lab
 mkdir -p $dir
-stty -F $tty raw -echo
+stty -F $tty 115200 raw -echo
 exec 3<>$tty
 read -r boot </proc/sys/kernel/random/boot_id
 echo "@lab ready $boot" >&3
 while read -r id seconds script stdin <&3; do
     run=$dir/$id
-    : >$run.script
-    : >$run.stdin
-    [ "$script" -gt 0 ] && head -c "$script" <&3 >$run.script
-    [ "$stdin" -gt 0 ] && head -c "$stdin" <&3 >$run.stdin
-    timeout -s KILL "$seconds" sh $run.script <$run.stdin >$run.stdout 2>$run.stderr 3>&-
+    # `head` may read ahead: what belongs to one request is read at once and then split.
+    head -c $((script + stdin)) <&3 >$run.script
+    if [ "$stdin" -gt 0 ]; then
+        tail -c "$stdin" $run.script >$run.stdin
+        truncate -s "$script" $run.script
+    else
+        : >$run.stdin
+    fi
+    timeout -s KILL "$seconds" /usr/bin/sh $run.script <$run.stdin >$run.stdout 2>$run.stderr 3>&-
     code=$?
     set -- $(stat -c %s $run.stdout $run.stderr)
     # Exactly as many bytes as announced: a background process may still be writing.

@@ -13,8 +13,11 @@ read -r cmdline </proc/cmdline
 case " $cmdline " in
 *" lab.autoload=0 "*) ;;
 *)
-    cat /sys/bus/pci/devices/*/modalias >/run/modaliases 2>/dev/null
-    [ -s /run/modaliases ] && modprobe -qab $(cat /run/modaliases)
+    # The virtio devices are there only after the PCI drivers.
+    for bus in pci virtio; do
+        cat /sys/bus/$bus/devices/*/modalias >/run/modaliases 2>/dev/null
+        [ -s /run/modaliases ] && modprobe -qab $(cat /run/modaliases)
+    done
     uevent /usr/lib/lab/hotplug &
     ;;
 esac
