@@ -93,8 +93,8 @@ impl State {
                 let offset = access.offset as usize;
                 if self.config.write(&self.device.config, offset, data) {
                     self.reset(ResetKind::PowerState, handler);
-                } else {
-                    self.command_changed(handler);
+                } else if self.command_changed(handler) {
+                    self.begin_epoch();
                 }
             }
             Target::Device(Region::Rom) | Target::Nobody => {}

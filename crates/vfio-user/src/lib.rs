@@ -51,6 +51,7 @@
 //! with errors: migration, dirty page tracking, regions that the client maps, DMA by message.
 
 mod access;
+pub mod client;
 mod conn;
 mod device;
 mod dma;

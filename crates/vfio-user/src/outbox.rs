@@ -145,7 +145,7 @@ mod tests {
             id,
             ..Default::default()
         };
-        out.push(&header.reply(payload), &[]);
+        out.push(&header.reply(payload), &[0_u8; 0]);
         out.extend(payload);
     }
 

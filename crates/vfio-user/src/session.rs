@@ -379,22 +379,20 @@ impl State {
     pub(crate) fn reset(&mut self, kind: ResetKind, handler: &mut (impl Handler + ?Sized)) {
         self.config.reset(&self.device.config);
         handler.reset(kind);
-        self.command_changed(handler);
+        let _ = self.command_changed(handler);
         self.begin_epoch();
     }
 
-    /// Tells who needs to know if COMMAND amounts to something else than before.
-    pub(crate) fn command_changed(&mut self, handler: &mut (impl Handler + ?Sized)) {
+    /// Tells who needs to know if COMMAND amounts to something else than before. True if bus mastering ended.
+    pub(crate) fn command_changed(&mut self, handler: &mut (impl Handler + ?Sized)) -> bool {
         let (before, now) = (self.command, self.config.command(&self.device.config));
         if before == now {
-            return;
+            return false;
         }
         self.command = now;
         self.irqs.set_disabled(now.contains(Command::INTX_DISABLE));
         handler.command(now);
-        if (before - now).contains(Command::BUS_MASTER) {
-            self.begin_epoch();
-        }
+        (before - now).contains(Command::BUS_MASTER)
     }
 
     pub(crate) fn reply(

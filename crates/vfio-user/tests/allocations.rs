@@ -1,0 +1,78 @@
+//! Reads and writes of regions allocate nothing once they are under way. One test, alone in its process: it counts
+//! all allocations.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Ram, access, device, message, proposal};
+use vfio_user::{ListenOptions, Listener, Server};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steady_traffic_allocates_nothing() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("device.sock");
+    let listener = Listener::bind(&path, &ListenOptions::default()).unwrap();
+    let mut server = Server::new(listener, device());
+    let mut ram = Ram::default();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    server.on_listener(&mut ram);
+
+    let mut reply = [0; 4096];
+    let mut turn = |bytes: &[u8], expected: usize| {
+        stream.write_all(bytes).unwrap();
+        server.on_readable(&mut ram).unwrap();
+        if expected > 0 {
+            let n = stream.read(&mut reply).unwrap();
+            assert_eq!(n, expected);
+        }
+    };
+    turn(&message(1, 1, 0, &proposal()), 16 + 4 + 108);
+    let enable = [&access(7, 4, 1)[..], &[7]].concat();
+    turn(&message(2, 10, 0, &enable), 32);
+
+    let read = message(3, 9, 0, &access(0, 0xc0, 4));
+    let write = message(4, 10, 0, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
+    let posted = message(5, 10, 0x10, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
+    let batch = [&posted[..].repeat(40), &read[..].repeat(10)].concat();
+    let warm_up_then_count = |turn: &mut dyn FnMut()| {
+        turn();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..1000 {
+            turn();
+        }
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    let allocations = warm_up_then_count(&mut || {
+        turn(&read, 36);
+        turn(&write, 32);
+        turn(&posted, 0);
+        turn(&batch, 360);
+    });
+    assert_eq!(allocations, 0);
+}
