@@ -44,6 +44,9 @@ fn steady_traffic_allocates_nothing() {
     server.on_listener(&mut ram);
 
     let mut reply = [0; 4096];
+    stream.write_all(&message(1, 1, 0, &proposal())).unwrap();
+    server.on_readable(&mut ram).unwrap();
+    assert_ne!(stream.read(&mut reply).unwrap(), 0);
     let mut turn = |bytes: &[u8], expected: usize| {
         stream.write_all(bytes).unwrap();
         server.on_readable(&mut ram).unwrap();
@@ -52,14 +55,13 @@ fn steady_traffic_allocates_nothing() {
             assert_eq!(n, expected);
         }
     };
-    turn(&message(1, 1, 0, &proposal()), 16 + 4 + 108);
     let enable = [&access(7, 4, 1)[..], &[7]].concat();
     turn(&message(2, 10, 0, &enable), 32);
 
     let read = message(3, 9, 0, &access(0, 0xc0, 4));
     let write = message(4, 10, 0, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
     let posted = message(5, 10, 0x10, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
-    let batch = [&posted[..].repeat(40), &read[..].repeat(10)].concat();
+    let batch = [posted.repeat(40), read.repeat(10)].concat();
     let warm_up_then_count = |turn: &mut dyn FnMut()| {
         turn();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
