@@ -31,7 +31,7 @@ impl Connection {
 
     /// Receives once. False if there is nothing to receive now.
     pub(crate) fn receive(&self, session: &mut Session) -> Result<bool, Closed> {
-        // One more than we take, so that the count alone tells of too many when the kernel rounds up.
+        // The kernel may use what aligns the buffer for one more than we take; the session counts.
         let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut control);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;

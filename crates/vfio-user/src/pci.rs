@@ -86,10 +86,11 @@ impl ConfigSpace {
     /// Fills `to` from `offset`; both within the space.
     pub(crate) fn read(&self, offset: usize, to: &mut [u8], intx: bool) {
         to.copy_from_slice(&self.bytes[offset..][..to.len()]);
-        if intx && let Some(at) = reg::STATUS.checked_sub(offset) {
-            if let Some(status) = to.get_mut(at) {
-                *status |= STATUS_INTERRUPT;
-            }
+        if intx
+            && let Some(at) = reg::STATUS.checked_sub(offset)
+            && let Some(status) = to.get_mut(at)
+        {
+            *status |= STATUS_INTERRUPT;
         }
     }
 

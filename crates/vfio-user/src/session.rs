@@ -1,13 +1,4 @@
 //! The protocol without sockets: bytes and descriptors in, replies out.
-//!
-//! A [`Session`] lives as long as the device and serves one client after the other. What belongs to a client is
-//! negotiation, configuration space, memory map and interrupt eventfds; the published memory map and the
-//! interrupt table stay the same objects, so that queues can hold on to them.
-//!
-//! **Epochs.** A reply to DMA_MAP, DMA_UNMAP, DEVICE_RESET, to a SET_IRQS that takes an eventfd away or masks, and
-//! to the configuration write that ends bus mastering tells the client that nothing of before is in use any more.
-//! Such a request begins a new epoch; its reply and all that follow it wait until the owner of the queues calls
-//! [`Session::pass_epoch`]. Requests go on being executed meanwhile, until too many replies wait.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,7 +40,16 @@ pub enum Closed {
     Socket(#[source] io::Error),
 }
 
-/// A device and the protocol state of its client. See the [module](self).
+/// A device and the protocol state of its client, without sockets: bytes and descriptors in, replies out.
+///
+/// It lives as long as the device and serves one client after the other. What belongs to a client is negotiation,
+/// configuration space, memory map and interrupt eventfds; the published memory map and the interrupt table stay the
+/// same objects, so that queues can hold on to them.
+///
+/// **Epochs.** A reply to DMA_MAP, DMA_UNMAP, DEVICE_RESET, to a SET_IRQS that takes an eventfd away or masks, and to
+/// a configuration write that ends bus mastering tells the client that nothing of before is in use any more. Such a
+/// request begins a new epoch; its reply and all that follow it wait until the owner of the queues calls
+/// [`pass_epoch`](Self::pass_epoch). Requests go on being executed meanwhile, until too many replies wait.
 #[derive(Debug)]
 pub struct Session {
     inbox: Inbox,
