@@ -12,9 +12,10 @@ const INIT: &str = include_str!("guest/init.sh");
 const AGENT: &str = include_str!("guest/agent.sh");
 const HOTPLUG: &str = include_str!("guest/hotplug.sh");
 
-/// Programs that come from packages rather than as busybox applets.
-const PROGRAMS: [&str; 8] = [
-    "bridge", "ethtool", "ip", "iperf3", "lspci", "ping", "ss", "tc",
+/// Programs that come from packages rather than as busybox applets. The shell is one of them because busybox's own
+/// prefers applets (its `ip` and `ping` among them) to whatever PATH says.
+const PROGRAMS: [&str; 9] = [
+    "bridge", "dash", "ethtool", "ip", "iperf3", "lspci", "ping", "ss", "tc",
 ];
 /// PCI vendors whose devices `lspci` shall know by name: Intel, QEMU's (1234, 1af4, 1b36).
 const PCI_VENDORS: [&str; 4] = ["8086", "1234", "1af4", "1b36"];
@@ -72,7 +73,7 @@ fn build(tools: &Tools, release: &str, modules: &Path) -> Result<Vec<u8>> {
     archive.file("usr/bin/busybox", 0o755, &read(&busybox)?);
     for applet in applets(&busybox)?
         .iter()
-        .filter(|a| !PROGRAMS.contains(&a.as_str()) && *a != "busybox")
+        .filter(|a| !PROGRAMS.contains(&a.as_str()) && !["busybox", "sh"].contains(&a.as_str()))
     {
         archive.symlink(&format!("usr/bin/{applet}"), "busybox");
     }

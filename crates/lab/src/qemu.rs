@@ -1,5 +1,6 @@
 //! The hypervisor: the system's or a fetched one.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -75,7 +76,10 @@ impl Qemu {
         };
         let print = |arg: &[&str]| match qemu.command().args(arg).output() {
             Ok(out) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            // A folder of PATH that this user may not search is "permission denied" if the program is nowhere else.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                Ok(String::new())
+            }
             Err(e) => Err(Error::Io {
                 what: format!("start {PROGRAM}"),
                 source: e,

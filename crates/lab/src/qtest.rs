@@ -45,9 +45,8 @@ impl QtestVm {
         ]);
         qemu.arg("-qtest")
             .arg(format!("unix:{}", run.path("qtest").display()));
-        qemu.arg("-chardev")
-            .arg(format!("socket,id=qmp,path={}", run.path("qmp").display()));
-        qemu.args(["-mon", "chardev=qmp,mode=control"])
+        qemu.arg("-qmp")
+            .arg(format!("unix:{}", run.path("qmp").display()))
             .args(arguments);
         let (qtest, qmp) = (run.listen("qtest")?, run.listen("qmp")?);
         let command_line = crate::netns::words(&qemu);

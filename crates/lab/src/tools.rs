@@ -7,7 +7,8 @@ use crate::apt::Apt;
 use crate::kernel::Suite;
 use crate::{Error, Lab, Result, unpack};
 
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
+    "dash",
     "busybox-static",
     "ethtool",
     "iperf3",
