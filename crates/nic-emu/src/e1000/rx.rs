@@ -304,7 +304,3 @@ impl RxQueue {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "rx_tests.rs"]
-mod tests;

@@ -493,7 +493,3 @@ enum Stop {
     /// The ring does not lie in reachable memory.
     Unreachable,
 }
-
-#[cfg(test)]
-#[path = "tx_tests.rs"]
-mod tests;
