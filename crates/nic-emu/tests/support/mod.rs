@@ -122,12 +122,11 @@ impl Nic {
 
     /// Sets up the receive ring with all but one of `n` descriptors.
     pub fn receive(&mut self, n: u32, rctl: u32) {
+        assert!(n <= 256);
+        let room = if n > 64 { 0x2000 } else { 0x4000 };
         for i in 0..n {
             self.mem
-                .store_u64(
-                    RX_RING + 16 * u64::from(i),
-                    RX_DATA + 0x4000 * u64::from(i % 64),
-                )
+                .store_u64(RX_RING + 16 * u64::from(i), RX_DATA + room * u64::from(i))
                 .unwrap();
             self.mem
                 .store_u64(RX_RING + 16 * u64::from(i) + 8, 0)
