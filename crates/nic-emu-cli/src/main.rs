@@ -1,3 +1,70 @@
-//! Exports emulated NICs to hypervisors over vfio-user.
+//! `nic-emu-cli`: arguments in, exit code out.
 
-fn main() {}
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use nic_emu_cli::{Capabilities, Cli, Command, Model, UsageError};
+use tracing_subscriber::EnvFilter;
+use vfio_user::ListenOptions;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One sentence, with its causes after colons; never a backtrace.
+            eprintln!("nic-emu-cli: {error:#}");
+            match error.downcast_ref::<UsageError>() {
+                Some(_) => ExitCode::from(UsageError::EXIT_CODE),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if cli.print_capabilities {
+        let capabilities = serde_json::to_string_pretty(&Capabilities::current())?;
+        return Ok(writeln!(std::io::stdout(), "{capabilities}")?);
+    }
+    match cli.command {
+        None => Err(UsageError(Cli::command().render_usage().to_string()).into()),
+        Some(Command::Models) => {
+            for model in Model::ALL {
+                writeln!(
+                    std::io::stdout(),
+                    "{:<8} {}",
+                    model.name(),
+                    model.description()
+                )?;
+            }
+            Ok(())
+        }
+        Some(Command::Serve(serve)) => {
+            let group = serve
+                .socket_group
+                .as_deref()
+                .map(nic_emu_cli::group_id)
+                .transpose()?;
+            let sockets = ListenOptions {
+                mode: Some(serve.socket_mode),
+                group,
+            };
+            nic_emu_cli::serve(&serve.nics()?, &sockets)
+        }
+    }
+}
+
+/// Logs to standard error: RUST_LOG if it is set, else by the number of `-v`.
+fn start_log(verbose: u8) {
+    let level = ["info", "debug", "trace"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

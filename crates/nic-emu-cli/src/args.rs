@@ -1,0 +1,187 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::NicConfig;
+use crate::error::UsageError;
+use crate::keys::Keys;
+
+/// Exports emulated NICs to hypervisors over vfio-user.
+///
+/// A hypervisor (QEMU >= 10.1, cloud-hypervisor) attaches to the socket of a NIC; its guest finds an Intel NIC on
+/// its PCI bus and needs no driver of ours. The guest's memory must be shared: QEMU's
+/// memory-backend-memfd,share=on or cloud-hypervisor's --memory shared=on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nic-emu-cli",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Say more on stderr; twice for everything. RUST_LOG, if set, decides instead.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Print what this program can do as JSON, in the convention of vhost-user programs, and exit.
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one or more NICs until SIGTERM or SIGINT.
+    Serve(Serve),
+    /// List the NICs that can be emulated.
+    Models,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP)]
+pub struct Serve {
+    /// UNIX socket for the hypervisor to connect to. A stale one is replaced, a live one is not.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+
+    /// Inherited listening UNIX socket, instead of a path.
+    #[arg(long, value_name = "N")]
+    fd: Option<i32>,
+
+    /// Where frames go: tap:NAME, switch:NAME or null.
+    #[arg(long, value_name = "NET")]
+    net: Option<String>,
+
+    /// Which NIC the guest sees; see `nic-emu-cli models`.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+
+    /// The NIC's address; without it one that stays the same for the same socket path.
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+
+    /// One NIC by flat keys; may be repeated for several NICs in one process. See below.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    nic: Vec<String>,
+
+    /// Permissions of the sockets, octal.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
+    pub socket_mode: u32,
+
+    /// Group of the sockets, a name or a number.
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+}
+
+const KEYS_HELP: &str = "\
+Keys of --nic:
+  socket-path=PATH      where the hypervisor connects, or fd=N for an inherited listening socket
+  net=tap               a TAP: ifname=NAME (made if there is none, and removed again), or tap-fd=N;
+                        ip=10.1.0.1/24 gives the host's side an address, bridge=br0 makes it a port
+  net=switch            switch=NAME joins the two NICs of this process that name the same switch
+  net=null              frames vanish
+  model=e1000           which NIC the guest sees
+  mac=52:54:00:12:34:56 its address
+  pcap=FILE             captures frames both ways
+  fault-loss=0.01       loses this share of the frames; fault-corrupt=0.01 flips a bit in this share;
+  fault-delay=5ms       holds every frame back; fault-seed=N makes the same faults again
+
+Examples:
+  nic-emu-cli serve --socket-path /run/nic0.sock --net tap:tap0
+  nic-emu-cli serve --nic socket-path=/run/a.sock,net=switch,switch=s --nic socket-path=/run/b.sock,net=switch,switch=s";
+
+impl Serve {
+    /// The NICs asked for: each `--nic`, and the one that the short options describe.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that cannot be meant.
+    pub fn nics(&self) -> Result<Vec<NicConfig>, UsageError> {
+        let mut nics = Vec::new();
+        for text in &self.nic {
+            nics.push(NicConfig::from_keys(Keys::parse(text)?)?);
+        }
+        if let Some(short) = self.short()? {
+            nics.push(NicConfig::from_keys(short)?);
+        }
+        if nics.is_empty() {
+            let what =
+                "serve needs a NIC: --socket-path PATH --net tap:NAME, or --nic KEY=VALUE,...";
+            return Err(UsageError(what.into()));
+        }
+        Ok(nics)
+    }
+
+    /// The short options as keys.
+    fn short(&self) -> Result<Option<Keys>, UsageError> {
+        let mut keys = Keys::default();
+        if let Some(path) = &self.socket_path {
+            let path = path
+                .to_str()
+                .ok_or_else(|| UsageError("--socket-path is not UTF-8".into()))?;
+            keys.add("socket-path", path)?;
+        }
+        if let Some(fd) = self.fd {
+            keys.add("fd", &fd.to_string())?;
+        }
+        if let Some(net) = &self.net {
+            NicConfig::add_short_net(&mut keys, net)?;
+        }
+        for (key, value) in [("model", &self.model), ("mac", &self.mac)] {
+            if let Some(value) = value {
+                keys.add(key, value)?;
+            }
+        }
+        Ok((keys != Keys::default()).then_some(keys))
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "give three octal digits such as 660".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn serve(args: &[&str]) -> Result<Vec<NicConfig>, UsageError> {
+        let args = ["nic-emu-cli", "serve"].iter().chain(args);
+        match Cli::try_parse_from(args).expect("clap accepts").command {
+            Some(Command::Serve(serve)) => serve.nics(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn short_options_and_keys_describe_nics_together() {
+        let nics = serve(&[
+            "--nic",
+            "fd=3,net=null",
+            "--socket-path",
+            "/a",
+            "--net",
+            "tap:t0",
+            "--nic",
+            "fd=4,net=null",
+        ]);
+        assert_eq!(nics.unwrap().len(), 3);
+        assert!(serve(&[]).is_err());
+        assert!(serve(&["--net", "null"]).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! Where a NIC model and vfio-user meet: the model's control as the device of a vfio-user server.
+//!
+//! `nic-emu` knows nothing of vfio-user and `vfio-user` nothing of NICs; this is the only file that knows both.
+
+use std::sync::Arc;
+
+use nic_emu::Time;
+use nic_emu::e1000::{Control, CountersSnapshot, Kick, ResetKind as ModelReset};
+use nic_emu::pci;
+use vfio_user::{Bar, Command, Device, Handler, IrqTable, Region, ResetKind};
+
+/// The control of an 82540EM behind a vfio-user server.
+pub(crate) struct Engine {
+    control: Control,
+    irqs: Arc<IrqTable>,
+    /// Work that register writes have announced since it was last taken.
+    kick: Kick,
+    now: Time,
+}
+
+impl Engine {
+    pub(crate) fn new(control: Control, irqs: Arc<IrqTable>) -> Self {
+        Self {
+            control,
+            irqs,
+            kick: Kick::empty(),
+            now: Time(0),
+        }
+    }
+
+    /// The device that a hypervisor sees.
+    pub(crate) fn device(control: &Control) -> Device {
+        describe(control.pci())
+    }
+
+    /// Sets the time at which all that follows happens.
+    pub(crate) fn set_now(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// The cable of the backend was plugged or pulled.
+    pub(crate) fn set_link(&mut self, up: bool) {
+        self.kick |= self.control.set_link(up, self.now);
+    }
+
+    /// Does what the registers do by themselves with time.
+    pub(crate) fn run_timers(&mut self) {
+        self.kick |= self.control.run_timers(self.now);
+    }
+
+    pub(crate) fn counters(&self) -> CountersSnapshot {
+        self.control.counters()
+    }
+
+    /// What the queues have to do because of register writes since the last call.
+    pub(crate) fn take_kick(&mut self) -> Kick {
+        std::mem::replace(&mut self.kick, Kick::empty())
+    }
+
+    /// Shows the guest the interrupt line as it is now.
+    pub(crate) fn update_line(&mut self) {
+        self.irqs
+            .set_level(self.control.shared().irq.poll(self.now));
+    }
+
+    /// When the interrupt line or the registers change by themselves.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        [
+            self.control.shared().irq.deadline(),
+            self.control.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl Handler for Engine {
+    fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
+        if let Region::Bar(bar) = region {
+            self.control.read(bar, offset, data, self.now);
+        }
+    }
+
+    fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
+        if let Region::Bar(bar) = region {
+            self.kick |= self.control.write(bar, offset, data, self.now);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        self.kick |= self
+            .control
+            .set_bus_master(command.contains(Command::BUS_MASTER));
+    }
+
+    fn reset(&mut self, _: ResetKind) {
+        self.kick |= self.control.reset(ModelReset::Bus, self.now);
+        self.irqs.set_level(false);
+    }
+}
+
+/// The PCI function of a model in the words of vfio-user.
+fn describe(function: &pci::Function) -> Device {
+    let id = &function.identity;
+    let mut device = Device::builder()
+        .ids(id.vendor, id.device)
+        .subsystem(id.subsystem_vendor, id.subsystem_id)
+        .revision(id.revision)
+        .class(id.class)
+        .latency(id.min_gnt, id.max_lat)
+        .intx(id.interrupt_pin);
+    for bar in function.bars {
+        device = device.bar(
+            usize::from(bar.index),
+            match bar.kind {
+                pci::BarKind::Mem32 => Bar::memory32(bar.size),
+                pci::BarKind::Io => Bar::io(bar.size),
+            },
+        );
+    }
+    for capability in function.capabilities {
+        // The id and the link to the next one, which the builder fills in, come first; no guest writes those.
+        let bytes = [&[capability.id, 0], capability.bytes].concat();
+        let writable = [&[0, 0], capability.writable].concat();
+        device = device.capability(capability.offset, &bytes, &writable);
+    }
+    device
+        .build()
+        .expect("the models' descriptions are consistent, which their tests check")
+}

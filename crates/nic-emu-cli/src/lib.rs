@@ -1,0 +1,31 @@
+//! The daemon: NIC models, vfio-user and network backends joined.
+//!
+//! The program is a thin [`args`] in front of [`serve`]; tests run [`Shard`]s of [`Nic`]s in threads of their own.
+
+mod args;
+mod attach;
+mod capabilities;
+mod config;
+mod engine;
+mod error;
+mod keys;
+mod loopback;
+mod mac;
+mod models;
+mod net;
+mod nic;
+mod serve;
+mod shard;
+mod summary;
+mod timers;
+
+pub use args::{Cli, Command, Serve};
+pub use capabilities::Capabilities;
+pub use config::{Fault, Listen, Net, NicConfig, Tap};
+pub use error::UsageError;
+pub use keys::Keys;
+pub use mac::{BadMac, MacAddr};
+pub use models::Model;
+pub use nic::{Nic, Report};
+pub use serve::{group_id, serve};
+pub use shard::Shard;

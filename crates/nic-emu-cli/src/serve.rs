@@ -1,0 +1,156 @@
+//! From the description of NICs to NICs that are served.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use vfio_user::{ListenOptions, Listener};
+
+use crate::attach;
+use crate::config::{Listen, NicConfig};
+use crate::mac::MacAddr;
+use crate::net::Backends;
+use crate::nic::{Nic, Report};
+use crate::shard::Shard;
+use crate::summary;
+
+/// Serves `nics` in this thread until SIGTERM or SIGINT, then says what they have counted.
+///
+/// # Errors
+///
+/// One sentence for the operator about the first thing that could not be set up; nothing is left behind then.
+pub fn serve(nics: &[NicConfig], sockets: &ListenOptions) -> Result<()> {
+    let stop = stop_on_signals().context("cannot handle signals")?;
+    let mut shard = Shard::new(stop).context("cannot make an event loop")?;
+    let mut announced = Vec::new();
+    for (nic, path) in open(nics, sockets)? {
+        announced.push((nic.name().to_owned(), nic.mac(), path));
+        shard.add(nic).context("cannot watch a NIC")?;
+    }
+    announce(&announced);
+    let reports = shard.run().context("the event loop ended")?;
+    for report in &reports {
+        say(report);
+    }
+    Ok(())
+}
+
+/// Opens the backends and the sockets, so that clients can connect; each NIC comes with the path of its socket.
+fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<PathBuf>)>> {
+    let mut backends = Backends::default();
+    let mut opened = Vec::new();
+    for config in nics {
+        let backend = backends.open(config)?;
+        let (listener, path) = listen(&config.listen, sockets)?;
+        let name = match (&path, &config.listen) {
+            (Some(path), _) => path.display().to_string(),
+            (None, Listen::Fd(fd)) => format!("fd {fd}"),
+            (None, Listen::Path(path)) => path.display().to_string(),
+        };
+        let mac = config.mac.unwrap_or_else(|| MacAddr::for_identity(&name));
+        if let Some((other, _)) = opened
+            .iter()
+            .find(|(other, _): &&(Nic, _)| other.mac() == mac)
+        {
+            let what = format!(
+                "{name} and {} have the same address {mac}: give each NIC a mac of its own",
+                other.name()
+            );
+            return Err(crate::UsageError(what).into());
+        }
+        opened.push((Nic::new(name, mac, listener, backend), path));
+    }
+    backends.finish()?;
+    Ok(opened)
+}
+
+fn listen(listen: &Listen, sockets: &ListenOptions) -> Result<(Listener, Option<PathBuf>)> {
+    match listen {
+        Listen::Path(path) => {
+            // Absolute, so that the address derived from it does not depend on where we were started.
+            let path = std::path::absolute(path).context("the current directory is gone")?;
+            Ok((Listener::bind(&path, sockets)?, Some(path)))
+        }
+        Listen::Fd(number) => {
+            let fd = net_backend::inherit_fd(*number)
+                .with_context(|| format!("fd={number} is not usable"))?;
+            let path = rustix::net::getsockname(fd.as_fd())
+                .ok()
+                .and_then(|address| {
+                    let address = rustix::net::SocketAddrUnix::try_from(address).ok()?;
+                    Some(PathBuf::from(address.path()?.to_str().ok()?))
+                });
+            Ok((Listener::from_fd(fd)?, path))
+        }
+    }
+}
+
+/// The group that a name or a number stands for.
+///
+/// # Errors
+///
+/// There is no such group.
+pub fn group_id(group: &str) -> Result<u32, crate::UsageError> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
+    });
+    found.ok_or_else(|| {
+        crate::UsageError(format!(
+            "there is no group {group}: give a name of /etc/group or a number"
+        ))
+    })
+}
+
+/// A socket that becomes readable at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn stop_on_signals() -> io::Result<UnixStream> {
+    let (stop, ours) = UnixStream::pair()?;
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&again))?;
+        signal_hook::flag::register(signal, Arc::clone(&again))?;
+        signal_hook::low_level::pipe::register(signal, ours.try_clone()?)?;
+    }
+    Ok(stop)
+}
+
+/// Says on standard output that the sockets can be connected to, and how.
+fn announce(nics: &[(String, MacAddr, Option<PathBuf>)]) {
+    let mut text = String::new();
+    for (name, mac, path) in nics {
+        text += &format!("ready: {name} ({mac})\n");
+        if let Some(path) = path {
+            text += &attach_lines(path);
+        }
+    }
+    // Whoever started us may not listen; that is no reason to end.
+    let _ = io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush());
+}
+
+fn attach_lines(path: &Path) -> String {
+    format!(
+        "  QEMU:             {}\n  cloud-hypervisor: {}\n",
+        attach::qemu(path),
+        attach::cloud_hypervisor(path)
+    )
+}
+
+fn say(report: &Report) {
+    tracing::info!(
+        nic = report.name,
+        "ended; guest: {}; network: {}",
+        summary::guest(&report.model),
+        summary::network(&report.backend)
+    );
+}

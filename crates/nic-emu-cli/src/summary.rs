@@ -1,0 +1,53 @@
+//! Counters in one line, for logs.
+
+use std::fmt::{self, Display};
+
+use net_backend::Counters;
+use nic_emu::e1000::CountersSnapshot;
+
+/// What the guest's side of a NIC has counted: frames and bytes always, anything that went wrong if it did.
+pub(crate) fn guest(counters: &CountersSnapshot) -> impl Display {
+    let usual = ["tx_frames", "tx_bytes", "rx_frames", "rx_bytes"];
+    Line(
+        counters
+            .iter()
+            .filter(|(name, value)| usual.contains(name) || *value > 0)
+            .collect(),
+    )
+}
+
+/// What the network's side of a NIC has counted.
+pub(crate) fn network(counters: &Counters) -> impl Display {
+    let c = counters;
+    let always = [
+        ("tx_segments", c.tx_segments),
+        ("tx_bytes", c.tx_bytes),
+        ("rx_frames", c.rx_frames),
+        ("rx_bytes", c.rx_bytes),
+    ];
+    let faults = [
+        ("tx_dropped", c.tx_dropped),
+        ("rx_dropped", c.rx_dropped),
+        ("lost", c.lost),
+        ("corrupted", c.corrupted),
+        ("delayed", c.delayed),
+    ];
+    Line(
+        always
+            .into_iter()
+            .chain(faults.into_iter().filter(|(_, value)| *value > 0))
+            .collect(),
+    )
+}
+
+struct Line(Vec<(&'static str, u64)>);
+
+impl Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (name, value)) in self.0.iter().enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}

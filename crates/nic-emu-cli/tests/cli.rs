@@ -1,0 +1,379 @@
+//! The program as an operator meets it: exit codes, sentences, sockets, signals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    program().args(args).output().expect("the program starts")
+}
+
+/// A running daemon; killed if a test fails before it has ended it.
+struct Daemon {
+    child: Child,
+    announced: Vec<String>,
+}
+
+impl Daemon {
+    fn start(args: &[&str]) -> Self {
+        Self::spawn(program().arg("serve").args(args), 1)
+    }
+
+    /// Starts and waits until `nics` NICs are ready.
+    fn spawn(command: &mut Command, nics: usize) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        // Three lines a NIC: ready, QEMU, cloud-hypervisor.
+        let announced: Vec<_> = stdout
+            .lines()
+            .take(3 * nics)
+            .map_while(Result::ok)
+            .collect();
+        if announced.len() < 3 * nics {
+            let output = child.wait_with_output().expect("it ends");
+            panic!("not ready: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Self { child, announced }
+    }
+
+    /// Sends SIGTERM and returns what it logged; it has to end well.
+    fn terminate(mut self) -> String {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        let mut log = String::new();
+        self.child
+            .stderr
+            .take()
+            .expect("piped")
+            .read_to_string(&mut log)
+            .expect("UTF-8");
+        let status = self.child.wait().expect("it ends");
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The output of a program that failed: exactly one line, which names `part`.
+fn sentence(output: &Output, code: i32, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(part), "{text:?} does not say {part:?}");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    assert!(
+        !text.contains("backtrace") && !text.contains("panicked"),
+        "{text}"
+    );
+}
+
+fn socket(dir: &TempDir, name: &str) -> (PathBuf, String) {
+    let path = dir.path().join(name);
+    let text = path.to_str().expect("UTF-8").to_owned();
+    (path, text)
+}
+
+#[test]
+fn what_it_is_and_can() {
+    let version = run(&["--version"]);
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        format!("nic-emu-cli {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    assert!(String::from_utf8_lossy(&run(&["--help"]).stdout).contains("serve"));
+    assert!(
+        String::from_utf8_lossy(&run(&["serve", "--help"]).stdout).contains("socket-path=PATH")
+    );
+    assert!(String::from_utf8_lossy(&run(&["models"]).stdout).starts_with("e1000 "));
+    let capabilities = run(&["--print-capabilities"]);
+    let json: serde_json::Value = serde_json::from_slice(&capabilities.stdout).expect("JSON");
+    assert_eq!(json["type"], "net");
+    assert!(capabilities.status.success());
+}
+
+#[test]
+fn a_command_line_that_cannot_be_meant_ends_with_2() {
+    let nic = |keys: &str| run(&["serve", "--nic", keys]);
+    sentence(&run(&["serve"]), 2, "--socket-path PATH");
+    sentence(&run(&["serve", "--net", "null"]), 2, "socket-path=PATH");
+    sentence(
+        &run(&["serve", "--fd", "3", "--net", "bridge:br0"]),
+        2,
+        "bridge:br0",
+    );
+    sentence(
+        &run(&["serve", "--fd", "3", "--net", "null", "--model", "ne2000"]),
+        2,
+        "ne2000",
+    );
+    sentence(
+        &run(&["serve", "--fd", "3", "--net", "null", "--mac", "nonsense"]),
+        2,
+        "nonsense",
+    );
+    sentence(
+        &run(&[
+            "serve",
+            "--fd",
+            "3",
+            "--net",
+            "null",
+            "--socket-group",
+            "no-such",
+        ]),
+        2,
+        "no-such",
+    );
+    sentence(
+        &nic("socket-path=/tmp/x,net=null,colour=red"),
+        2,
+        "colour=red",
+    );
+    sentence(&nic("socket-path=/tmp/x,net=tap,ip=1.2.3"), 2, "ip=1.2.3");
+    sentence(&nic("socket-path"), 2, "key=value");
+    let dir = TempDir::new().unwrap();
+    let (_, path) = socket(&dir, "a");
+    sentence(
+        &nic(&format!("socket-path={path},net=switch,switch=s")),
+        2,
+        "switch s",
+    );
+    assert_eq!(run(&["serve", "--no-such-option"]).status.code(), Some(2));
+    assert_eq!(run(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn what_cannot_be_set_up_ends_with_1() {
+    let long = format!("/tmp/{}", "x".repeat(200));
+    sentence(
+        &run(&["serve", "--socket-path", &long, "--net", "null"]),
+        1,
+        "too long",
+    );
+    sentence(
+        &run(&[
+            "serve",
+            "--socket-path",
+            "/no/such/directory/a.sock",
+            "--net",
+            "null",
+        ]),
+        1,
+        "/no/such/directory",
+    );
+    sentence(&run(&["serve", "--fd", "99", "--net", "null"]), 1, "fd=99");
+    let dir = TempDir::new().unwrap();
+    let (_, path) = socket(&dir, "a.sock");
+    let long_name = "tap:a-name-of-sixteen";
+    sentence(
+        &run(&["serve", "--socket-path", &path, "--net", long_name]),
+        1,
+        "a-name-of-sixteen",
+    );
+    let file = dir.path().join("file");
+    std::fs::write(&file, "not a socket").unwrap();
+    sentence(
+        &run(&[
+            "serve",
+            "--socket-path",
+            file.to_str().unwrap(),
+            "--net",
+            "null",
+        ]),
+        1,
+        "not a socket",
+    );
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        "not a socket",
+        "what is not ours is not touched"
+    );
+}
+
+#[test]
+fn one_station_address_is_one_nic() {
+    let dir = TempDir::new().unwrap();
+    let nic = |name| {
+        format!(
+            "socket-path={},net=null,mac=52:54:00:00:00:01",
+            socket(&dir, name).1
+        )
+    };
+    sentence(
+        &run(&["serve", "--nic", &nic("a"), "--nic", &nic("b")]),
+        2,
+        "52:54:00:00:00:01",
+    );
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing is left behind"
+    );
+}
+
+#[test]
+fn a_tap_without_permission_says_what_to_do() {
+    use std::os::unix::process::CommandExt;
+    let dir = TempDir::new().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (_, path) = socket(&dir, "a.sock");
+    // The binary may lie where nobody else may look.
+    let copy = dir.path().join("nic-emu-cli");
+    std::fs::copy(env!("CARGO_BIN_EXE_nic-emu-cli"), &copy).unwrap();
+    let mut command = Command::new(copy);
+    command
+        .args(["serve", "--socket-path", &path, "--net", "tap:nic-emu-test"])
+        .current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    sentence(&command.output().unwrap(), 1, "ip tuntap add");
+}
+
+#[test]
+fn a_daemon_comes_and_goes_cleanly() {
+    let dir = TempDir::new().unwrap();
+    let (path, text) = socket(&dir, "nic0.sock");
+    let daemon = Daemon::start(&[
+        "--socket-path",
+        &text,
+        "--net",
+        "null",
+        "--socket-mode",
+        "640",
+    ]);
+    assert!(
+        daemon.announced[0].starts_with(&format!("ready: {text}")),
+        "{:?}",
+        daemon.announced
+    );
+    assert!(daemon.announced[1].contains("vfio-user-pci") && daemon.announced[1].contains(&text));
+    assert!(daemon.announced[2].contains(&format!("--user-device socket={text}")));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+
+    // A live socket is refused, and stays.
+    sentence(
+        &run(&["serve", "--socket-path", &text, "--net", "null"]),
+        1,
+        &text,
+    );
+    drop(UnixStream::connect(&path).expect("the first one still listens"));
+
+    let log = daemon.terminate();
+    assert!(log.contains("tx_bytes=0"), "{log}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let dir = TempDir::new().unwrap();
+    let (path, text) = socket(&dir, "nic0.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
+    UnixStream::connect(&path).unwrap();
+    daemon.terminate();
+}
+
+#[test]
+fn a_listening_socket_can_be_handed_over() {
+    let dir = TempDir::new().unwrap();
+    let (path, _) = socket(&dir, "mine.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    let fd = listener.as_raw_fd().to_string();
+    let daemon = Daemon::start(&["--fd", &fd, "--net", "null"]);
+    UnixStream::connect(&path).unwrap();
+    daemon.terminate();
+    assert!(
+        path.exists(),
+        "a socket that was handed over is not ours to remove"
+    );
+}
+
+#[test]
+fn nics_of_one_process_have_addresses_of_their_own_that_stay() {
+    let dir = TempDir::new().unwrap();
+    let macs = || {
+        let nic = |name| format!("socket-path={},net=switch,switch=s", socket(&dir, name).1);
+        let daemon = Daemon::spawn(
+            program().args(["serve", "--nic", &nic("a"), "--nic", &nic("b")]),
+            2,
+        );
+        let ready: Vec<_> = daemon
+            .announced
+            .iter()
+            .filter(|line| line.starts_with("ready: "))
+            .cloned()
+            .collect();
+        daemon.terminate();
+        ready
+            .iter()
+            .map(|line| line[line.rfind('(').unwrap()..].to_owned())
+            .collect::<Vec<_>>()
+    };
+    let first = macs();
+    assert_eq!(first.len(), 2);
+    assert_ne!(first[0], first[1]);
+    assert_eq!(first, macs());
+}
+
+#[test]
+fn a_second_client_is_turned_away_at_once_and_the_next_is_served() {
+    let dir = TempDir::new().unwrap();
+    let (path, text) = socket(&dir, "nic0.sock");
+    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
+    for _ in 0..3 {
+        let first = connect(&path);
+        // The daemon has accepted the first one for sure once it has answered it.
+        assert!(!version(&first).is_empty());
+        let second = connect(&path);
+        assert!(version(&second).is_empty(), "end of file at once");
+    }
+    let log = daemon.terminate();
+    assert!(log.contains("refused a second hypervisor"), "{log}");
+}
+
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+}
+
+/// Proposes version 0.0 without capabilities; returns what comes back.
+fn version(mut stream: &UnixStream) -> Vec<u8> {
+    use std::io::Write;
+    let mut message = Vec::new();
+    message.extend(1_u16.to_le_bytes());
+    message.extend(1_u16.to_le_bytes());
+    message.extend(20_u32.to_le_bytes());
+    message.extend([0; 12]);
+    let _ = stream.write_all(&message);
+    let mut reply = vec![0; 4096];
+    let n = stream.read(&mut reply).unwrap_or(0);
+    reply.truncate(n);
+    reply
+}
