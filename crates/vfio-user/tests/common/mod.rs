@@ -224,6 +224,11 @@ impl Desk {
     }
 }
 
+/// The errno of the reply, 0 for success.
+pub fn errno(desk: &mut Desk, command: u16, payload: &[u8]) -> u32 {
+    desk.ask(command, payload).header.error
+}
+
 /// Payload of a region access without data.
 pub fn access(region: u32, offset: u64, count: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
