@@ -416,7 +416,7 @@ fn a_checksum_that_cannot_be_left_to_others_is_done_here() {
     let sent = nic.send();
     assert!(sent[0].offload.csum.is_none());
     let mut want = bytes.clone();
-    want[60..62].copy_from_slice(&(!support::packets::sum(&bytes[100..1100])).to_be_bytes());
+    want[60..62].copy_from_slice(&(!packets::sum(&bytes[100..1100])).to_be_bytes());
     assert_eq!(sent[0].bytes, want);
     // The "IP" checksum over everything, with a tag.
     nic.set(Reg::CTRL, 1 << 30 | 1 << 6);
@@ -429,7 +429,7 @@ fn a_checksum_that_cannot_be_left_to_others_is_done_here() {
     );
     let sent = nic.send();
     let mut want = bytes.clone();
-    want[200..202].copy_from_slice(&(!support::packets::sum(&bytes[20..])).to_be_bytes());
+    want[200..202].copy_from_slice(&(!packets::sum(&bytes[20..])).to_be_bytes());
     want.splice(12..12, [0x81, 0, 0, 5]);
     assert_eq!(sent[0].bytes, want);
 }

@@ -79,7 +79,7 @@ impl TxDesc {
     }
 
     /// Bytes in the buffer of a legacy or data descriptor.
-    pub fn len(&self) -> usize {
+    pub fn buffer_len(&self) -> usize {
         let mask = if self.word.dext() { 0xf_ffff } else { 0xffff };
         (self.word.length() & mask) as usize
     }
@@ -198,7 +198,7 @@ mod tests {
         };
         assert_eq!(legacy.kind(), TxKind::Legacy);
         assert_eq!(
-            (legacy.len(), legacy.cso(), legacy.css()),
+            (legacy.buffer_len(), legacy.cso(), legacy.css()),
             (0xffff, 0x34, 0x12)
         );
         assert!(
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn context_fields_lie_where_drivers_put_them() {
         let context = Context::from(TxDesc {
-            addr: 0xffee_32_22_0021_18_0e,
+            addr: 0xffee_3222_0021_180e,
             word: TxWord::from_bits(0x05b4_3600_2700_1234),
         });
         assert_eq!(

@@ -229,7 +229,7 @@ impl Nic {
                 });
             }
             let short = taken < burst.len();
-            assert_eq!(fetch == Fetch::Frames && burst.is_empty(), false);
+            assert!(fetch != Fetch::Frames || !burst.is_empty());
             self.tx.complete(&mem, &mut burst, taken, self.now);
             if fetch != Fetch::More || short {
                 return all;

@@ -92,7 +92,7 @@ impl Packet {
         pieces: &mut ArrayVec<GuestSlice<'m>, BURST_SLICES>,
         first: usize,
     ) -> bool {
-        let len = desc.len();
+        let len = desc.buffer_len();
         // No buffer: nothing to read. The commands count all the same.
         if len == 0 || desc.addr == 0 || self.refusal.is_some() {
             return true;
@@ -335,11 +335,6 @@ impl Packet {
                 mss: context.mss,
             }),
         };
-        if len == headers {
-            // A prototype without payload is a packet by itself.
-            offload.gso = None;
-            return Some((offload, 1));
-        }
         let count = Layout::parse(proto, len, &offload)?.segments();
         if count > MAX_SEGMENTS {
             return None;
