@@ -24,7 +24,8 @@ pub use open::TapOptions;
 
 /// A TAP that this process has attached to. It vanishes on drop, unless it was made persistent beforehand.
 pub struct Tap {
-    tun: OwnedFd,
+    /// Closed once the interface was deleted: whatever still watched it would be told of an error for ever.
+    tun: Option<OwnedFd>,
     name: String,
     index: Option<u32>,
     /// None if the interface is in a network namespace that we do not see.
@@ -32,8 +33,6 @@ pub struct Tap {
     counters: Counters,
     /// The last write found no room.
     blocked: bool,
-    /// The interface was deleted.
-    gone: bool,
     /// Segments that the kernel cannot be asked to cut; empty until there is one.
     scratch: Vec<u8>,
 }
@@ -59,9 +58,13 @@ impl Tap {
     }
 
     fn write(&mut self, frame: &TxFrame<'_>) -> Sent {
-        if self.features().cover(&frame.offload) {
+        let covered = self.features().cover(&frame.offload);
+        let Some(tun) = &self.tun else {
+            return Sent::Refused(Errno::BADFD);
+        };
+        if covered {
             let hdr = VnetHdr::of(frame.offload);
-            return writev(self.tun.as_fd(), [hdr.as_bytes(), frame.head], frame.body);
+            return writev(tun.as_fd(), [hdr.as_bytes(), frame.head], frame.body);
         }
         let Some(mut segments) = Segments::new(*frame) else {
             return Sent::Refused(Errno::INVAL);
@@ -73,11 +76,7 @@ impl Tap {
         let hdr = VnetHdr::default();
         let mut first = true;
         while let Some(len) = segments.next_into(&mut self.scratch) {
-            match writev(
-                self.tun.as_fd(),
-                [hdr.as_bytes(), &self.scratch[..len]],
-                &[],
-            ) {
+            match writev(tun.as_fd(), [hdr.as_bytes(), &self.scratch[..len]], &[]) {
                 Sent::Yes => first = false,
                 Sent::Blocked if first => return Sent::Blocked,
                 // Half a super-frame cannot be taken back. The rest is lost, as on a congested wire.
@@ -98,11 +97,13 @@ impl Tap {
     }
 
     fn lose(&mut self, errno: Errno) {
+        if self.tun.take().is_none() {
+            return;
+        }
         tracing::warn!(
             "TAP {} is gone ({errno}): its NIC has no link any more",
             self.name
         );
-        self.gone = true;
     }
 }
 
@@ -136,10 +137,6 @@ impl Backend for Tap {
     fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
         self.blocked = false;
         for (index, frame) in burst.frames().enumerate() {
-            if self.gone {
-                self.drop_frame(Errno::BADFD);
-                continue;
-            }
             match self.write(&frame) {
                 Sent::Yes => self.counters.sent(frame.len(), segments(&frame)),
                 Sent::Blocked => {
@@ -159,11 +156,9 @@ impl Backend for Tap {
     }
 
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
-        if self.gone {
-            return None;
-        }
+        let tun = self.tun.as_ref()?;
         let bytes = buf.with_header(vnet::LEN);
-        let len = match rustix::io::read(&self.tun, &mut *bytes) {
+        let len = match rustix::io::read(tun, &mut *bytes) {
             Ok(len) => len,
             Err(Errno::AGAIN | Errno::INTR) => return None,
             Err(errno) => {
@@ -187,8 +182,7 @@ impl Backend for Tap {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        // A deleted interface would report an error for ever.
-        (!self.gone).then(|| self.tun.as_fd())
+        self.tun.as_ref().map(AsFd::as_fd)
     }
 
     fn wants_writable(&self) -> bool {
@@ -197,11 +191,11 @@ impl Backend for Tap {
 
     fn link(&mut self) -> bool {
         let carrier = self.carrier.as_mut().is_none_or(Carrier::poll);
-        carrier && !self.gone
+        carrier && self.tun.is_some()
     }
 
     fn link_fd(&self) -> Option<BorrowedFd<'_>> {
-        let carrier = self.carrier.as_ref().filter(|_| !self.gone)?;
+        let carrier = self.carrier.as_ref().filter(|_| self.tun.is_some())?;
         Some(carrier.fd())
     }
 

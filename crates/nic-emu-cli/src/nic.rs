@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest_mem::{GuestMem, Published};
 use net_backend::{Backend, RxBuf};
@@ -25,6 +26,9 @@ const RX_FRAMES_PER_TURN: usize = 128;
 /// Frames thrown away at once when reception is switched on: what came while it was off never was for this guest.
 /// More than the queue of a TAP holds.
 const BACKLOG: usize = 4096;
+
+/// How long a hypervisor that could not be let in waits for the next try.
+const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// One of the descriptors of a NIC. Its epoll data is the NIC's number and these three low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct Nic {
     tx_ready: bool,
     /// The backend did not take all that it was offered.
     tx_blocked: bool,
+    /// When to try again after a hypervisor could not be let in.
+    listen_again: Option<Time>,
     /// For frames that the NIC sends to itself; empty until it does.
     loopback: Vec<u8>,
     /// What epoll watches the backend for; none if it is not registered.
@@ -114,6 +120,7 @@ impl Nic {
             rx_enabled: false,
             tx_ready: false,
             tx_blocked: false,
+            listen_again: None,
             loopback: Vec::new(),
             watched: None,
         }
@@ -184,7 +191,8 @@ impl Nic {
                         );
                     }
                     Ok(Some(Accepted::Failed(error))) => {
-                        tracing::error!(nic = self.name, "cannot accept a connection: {error}");
+                        tracing::error!(nic = self.name, "cannot let a hypervisor in: {error}");
+                        self.listen_again = Some(now + LISTEN_AGAIN);
                     }
                     Ok(_) => {}
                     Err(closed) => self.closed(&closed),
@@ -234,10 +242,14 @@ impl Nic {
 
     /// When this NIC needs a turn although nothing happens.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        [self.engine.deadline(), self.backend.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.engine.deadline(),
+            self.backend.deadline(),
+            self.listen_again,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Ends the NIC: its socket, client and backend are gone afterwards.
@@ -333,7 +345,10 @@ impl Nic {
     /// for room if frames wait for it. A backend that cannot say when it has room has a deadline instead.
     fn watch_backend(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
         let Some(fd) = self.backend.fd() else {
-            self.watched = None;
+            if self.watched.take().is_some() {
+                let link = self.backend.link();
+                self.engine.set_link(link);
+            }
             return Ok(());
         };
         let stalled = self.rx_ready && !self.rx.has_room();

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use guest_mem::{GuestMem, Published};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::conn::Connection;
 use crate::device::Device;
@@ -24,8 +24,8 @@ pub enum Accepted {
     Refused,
     /// Nobody waits (any more).
     Nobody,
-    /// The system could not accept, mostly for want of descriptors. Whoever waits goes on waiting, so the listener
-    /// stays readable: let some time pass.
+    /// The system could not accept, mostly for want of descriptors. Whoever waits goes on waiting, which would keep the
+    /// listener readable: it is not watched until [`Server::listen_again`].
     Failed(io::Error),
 }
 
@@ -37,6 +37,8 @@ pub struct Server {
     listener: Listener,
     session: Session,
     connection: Option<Connection>,
+    /// Nobody can be accepted at the moment.
+    deaf: bool,
     watched: Watched,
 }
 
@@ -57,6 +59,7 @@ impl Server {
             listener,
             session: Session::new(device),
             connection: None,
+            deaf: false,
             watched: Watched::default(),
         }
     }
@@ -127,11 +130,13 @@ impl Server {
         let socket = match self.listener.accept() {
             Ok(Some(socket)) => socket,
             Ok(None) => return Accepted::Nobody,
-            Err(error) => return Accepted::Failed(error),
+            Err(error) => {
+                self.deaf = true;
+                return Accepted::Failed(error);
+            }
         };
         if let Some(connection) = &self.connection {
             if !connection.is_hung_up() {
-                info!("a second client was turned away");
                 return Accepted::Refused;
             }
             self.disconnect(&Closed::ByClient, handler);
@@ -139,6 +144,11 @@ impl Server {
         debug!("client connected");
         self.connection = Some(Connection::new(socket));
         Accepted::Client
+    }
+
+    /// Some time has passed since [`Accepted::Failed`]: listens again.
+    pub fn listen_again(&mut self) {
+        self.deaf = false;
     }
 
     /// The client sent something: receives once, executes what came, sends the replies that need not wait.
@@ -202,7 +212,11 @@ impl Server {
     ///
     /// What the event loop says; the next call tries again.
     pub fn update_watches(&mut self, poller: &mut (impl Poller + ?Sized)) -> io::Result<()> {
-        if !self.watched.listener {
+        if self.deaf && self.watched.listener {
+            poller.unwatch(self.listener.as_fd())?;
+            self.watched.listener = false;
+        }
+        if !self.deaf && !self.watched.listener {
             poller.watch(
                 Source::Listener,
                 self.listener.as_fd(),

@@ -110,13 +110,12 @@ impl Tap {
             }
         };
         Ok(Self {
-            tun,
+            tun: Some(tun),
             name,
             index: link.map(|link| link.index),
             carrier,
             counters: Counters::default(),
             blocked: false,
-            gone: false,
             scratch: Vec::new(),
         })
     }

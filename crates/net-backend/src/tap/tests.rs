@@ -184,7 +184,7 @@ fn a_deleted_tap_is_noticed_and_silent() {
 fn frames_go_both_ways() {
     in_netns(|| {
         let mut tap = Tap::create(&with_ip("tap0")).unwrap();
-        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_fd()).unwrap();
+        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_ref().unwrap().as_fd()).unwrap();
         let socket = UdpSocket::bind((HOST, 7000)).unwrap();
         socket.set_broadcast(true).unwrap();
         socket
@@ -273,7 +273,7 @@ fn super_frames_come_out_of_a_bridge_in_complete_segments() {
 fn udp_super_frames_are_cut_here() {
     in_netns(|| {
         let mut tap = Tap::create(&with_ip("tap0")).unwrap();
-        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_fd()).unwrap();
+        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_ref().unwrap().as_fd()).unwrap();
         let socket = UdpSocket::bind((HOST, 7000)).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -422,7 +422,7 @@ fn a_tap_made_beforehand_needs_no_privilege() {
         for name in ["tap0", "tap1", "tap2"] {
             let tap = Tap::create(&named("tap%d")).unwrap();
             assert_eq!(tap.name(), name);
-            sys::tun_set_persist(tap.tun.as_fd(), true).unwrap();
+            sys::tun_set_persist(tap.tun.as_ref().unwrap().as_fd(), true).unwrap();
         }
         let options = TapOptions {
             bridge: Some("br0".into()),
@@ -434,9 +434,9 @@ fn a_tap_made_beforehand_needs_no_privilege() {
         requests().set_down(tap2).unwrap();
         let foreign = Tap::create(&named("tap3")).unwrap();
         // In a user namespace there is no second user.
-        let owned = sys::tun_set_owner(foreign.tun.as_fd(), 12345).is_ok();
+        let owned = sys::tun_set_owner(foreign.tun.as_ref().unwrap().as_fd(), 12345).is_ok();
         assert!(owned || std::env::var_os(IN_USER_NAMESPACE).is_some());
-        sys::tun_set_persist(foreign.tun.as_fd(), true).unwrap();
+        sys::tun_set_persist(foreign.tun.as_ref().unwrap().as_fd(), true).unwrap();
         drop(foreign);
         drop_capabilities();
 
