@@ -3,7 +3,6 @@
 use guest_mem::GuestMem;
 use nic_emu::Time;
 use nic_emu::common::frame::{MAX_SUPER_FRAME, RxFrame, TxBurst};
-use nic_emu::common::gso::Segments;
 use nic_emu::e1000::rx::RxQueue;
 
 /// Delivers the frames of `burst` to the NIC's own receive queue; returns how many were taken, which is all of
@@ -17,13 +16,18 @@ pub(crate) fn deliver(
 ) -> usize {
     scratch.resize(MAX_SUPER_FRAME, 0);
     for frame in burst.frames() {
-        let Some(mut segments) = Segments::new(frame) else {
-            continue;
-        };
-        while let Some(len) = segments.next_into(scratch) {
-            if rx.has_room() {
-                rx.deliver(mem, RxFrame::new(&scratch[..len]), now);
-            }
+        if rx.has_room()
+            && let Some(len) = frame.copy_to(scratch)
+        {
+            let meta = frame.offload.into();
+            rx.deliver(
+                mem,
+                RxFrame {
+                    data: &scratch[..len],
+                    meta,
+                },
+                now,
+            );
         }
     }
     rx.finish(mem, now);
