@@ -1,3 +1,70 @@
 //! The commands of the project: demo, test, bench.
 
-fn main() {}
+mod bench;
+mod demo;
+mod machine;
+mod report;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What people and CI run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a Debian guest on an emulated NIC and show that it works: about a minute, after the first downloads.
+    Demo(demo::Options),
+    /// Run all tests, with real guests: needs root, about 15 minutes on two cores, after the first downloads.
+    Test(test::Options),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// iperf3 both ways in a guest, against QEMU's own e1000 in the same rounds: needs root.
+    Vm(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // --help goes to stdout and is no error.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let text = error.to_string();
+            if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                eprint!("{text}");
+            } else {
+                let sentence = text
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
+                eprintln!("{sentence}; see `cargo xtask help`");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    let done = match cli.command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Bench(Bench::Vm(options)) => bench::run(&options),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! `cargo xtask bench vm`: our e1000 against QEMU's own, in the same rounds.
+//!
+//! A round is two runs, ours and QEMU's, and the order alternates. Each run is a fresh boot on a TAP of the same name,
+//! flags and queue length, made anew before it; iperf3's server is on the host, so that both runs differ in the NIC
+//! alone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nic_emu_lab::{Lab, Netns, Nic, Suite, Vm};
+use nic_emu_tests::host::namespace;
+use nic_emu_tests::{Daemon, DaemonBuilder, Direction, Far, Pair, Wire, cli, guest};
+use serde_json::{Value, json};
+
+use crate::machine::{self, CpuTime};
+
+/// Beyond this share of stolen time a round tells more about the neighbours than about the NICs.
+const STEAL_LIMIT: f64 = 5.0;
+/// How often such a round is run again.
+const ATTEMPTS: usize = 3;
+const MAC: &str = "52:54:00:12:34:56";
+const WIRE: Wire = Wire(0);
+const QUEUE_LENGTH: u32 = 1000;
+
+/// Options of `bench vm`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Pairs of runs; at least 7 tell something.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+
+    /// Seconds of iperf3 in each direction.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
+    seconds: u32,
+
+    /// Kernel of the guest: the newest of this Debian suite.
+    #[arg(long, value_name = "SUITE", default_value = "trixie-backports")]
+    suite: Suite,
+
+    /// Where the figures go.
+    #[arg(long, value_name = "FILE.json")]
+    output: Option<PathBuf>,
+}
+
+/// Who plays the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Player {
+    NicEmu,
+    Qemu,
+}
+
+/// One boot.
+#[derive(Debug)]
+struct Run {
+    receive: f64,
+    send: f64,
+    ping_ms: f64,
+    steal: f64,
+    command_line: String,
+    daemon: Option<String>,
+    tap: Value,
+}
+
+/// Both runs of a round.
+#[derive(Debug)]
+struct Round {
+    ours: Run,
+    qemu: Run,
+    attempts: usize,
+}
+
+impl Round {
+    fn steal(&self) -> f64 {
+        self.ours.steal.max(self.qemu.steal)
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let started = Instant::now();
+    cli::nic_emu_cli()?;
+    let lab = Lab::open()?;
+    lab.prepare(&[options.suite])?;
+    if options.rounds < 7 {
+        eprintln!("fewer than 7 rounds: take the figures as a hint");
+    }
+    let mut rounds = Vec::new();
+    for number in 0..options.rounds {
+        let round = round(&lab, options, number)?;
+        eprintln!(
+            "[{:4.0} s] round {:2} of {}: receives {:.0} against {:.0} Mbit/s ({:.2}x), sends {:.0} against {:.0} ({:.2}x)",
+            started.elapsed().as_secs_f64(),
+            number + 1,
+            options.rounds,
+            round.ours.receive,
+            round.qemu.receive,
+            round.ours.receive / round.qemu.receive,
+            round.ours.send,
+            round.qemu.send,
+            round.ours.send / round.qemu.send,
+        );
+        rounds.push(round);
+    }
+    let report = report(&lab, options, &rounds)?;
+    println!("{}", table(&report, &rounds));
+    if let Some(path) = &options.output {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("figures: {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs both, once more if others took too much of the processors.
+fn round(lab: &Lab, options: &Options, number: u32) -> Result<Round> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let play = |player| one_run(lab, options, player).with_context(|| format!("{player:?}"));
+        let (ours, qemu) = if number.is_multiple_of(2) {
+            let ours = play(Player::NicEmu)?;
+            (ours, play(Player::Qemu)?)
+        } else {
+            let qemu = play(Player::Qemu)?;
+            (play(Player::NicEmu)?, qemu)
+        };
+        let round = Round {
+            ours,
+            qemu,
+            attempts,
+        };
+        if round.steal() <= STEAL_LIMIT || attempts == ATTEMPTS {
+            return Ok(round);
+        }
+        eprintln!(
+            "round {}: {:.1} % of the processors' time was stolen, once more",
+            number + 1,
+            round.steal()
+        );
+    }
+}
+
+fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
+    let netns = namespace(lab)?;
+    let tap = WIRE.tap();
+    // Whoever attaches decides the flags anew; they are read back and must be the same for both.
+    netns.ip(&format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
+    netns.ip(&format!("addr add {}/24 dev {tap}", WIRE.first().v4))?;
+    netns.ip(&format!("link set {tap} txqueuelen {QUEUE_LENGTH} up"))?;
+    let (mut vm, daemon) = match player {
+        Player::NicEmu => {
+            let daemon = DaemonBuilder::new()?
+                .nic(&format!("net=tap,ifname={tap},mac={MAC}"))
+                .start(Some(&netns))?;
+            (
+                lab.vm(options.suite)
+                    .nic(Nic::vfio_user(daemon.socket(0)))
+                    .start()?,
+                Some(daemon),
+            )
+        }
+        Player::Qemu => (
+            lab.vm(options.suite)
+                .netns(netns.name())
+                .nic(Nic::tap("e1000", &tap, MAC))
+                .start()?,
+            None,
+        ),
+    };
+    let flags = tap_facts(&netns, &tap)?;
+    let (measured, steal) = measure(&mut vm, &netns, options)?;
+    let (receive, send, ping_ms) = measured;
+    let command_line = vm.command_line().to_owned();
+    // In this order: the guest, then its NIC.
+    drop(vm);
+    let daemon = daemon.map(|daemon: Daemon| daemon.command_line().to_owned());
+    Ok(Run {
+        receive,
+        send,
+        ping_ms,
+        steal,
+        command_line,
+        daemon,
+        tap: flags,
+    })
+}
+
+fn measure(vm: &mut Vm, netns: &Netns, options: &Options) -> Result<((f64, f64, f64), f64)> {
+    guest::configure(vm, "eth0", WIRE.second())?;
+    let mut pair = Pair {
+        vm,
+        own: WIRE.second(),
+        far: Far::Host(netns),
+        to: WIRE.first(),
+    };
+    let trips = nic_emu_tests::pinger::ping(netns.name(), pair.own.v4.into(), [56; 50])?;
+    sleep(Duration::from_secs(1));
+    let before = CpuTime::now();
+    let receive = pair
+        .tcp(Direction::Receive, options.seconds)
+        .context("guest receives")?
+        .mbit;
+    sleep(Duration::from_secs(1));
+    let send = pair
+        .tcp(Direction::Send, options.seconds)
+        .context("guest sends")?
+        .mbit;
+    let steal = CpuTime::now().steal_percent_since(before);
+    Ok(((receive, send, trips.median().as_secs_f64() * 1e3), steal))
+}
+
+/// What decides how fast a TAP is: its flags and queue length, as they are while it is in use.
+fn tap_facts(netns: &Netns, tap: &str) -> Result<Value> {
+    let printed = netns.ip(&format!("-d -j link show dev {tap}"))?;
+    let json: Value = serde_json::from_str(&printed).context("`ip -j` printed no JSON")?;
+    let data = &json[0]["linkinfo"]["info_data"];
+    Ok(
+        json!({ "flags": data, "txqueuelen": json[0]["txqlen"], "mtu": json[0]["mtu"], "qdisc": json[0]["qdisc"] }),
+    )
+}
+
+fn report(lab: &Lab, options: &Options, rounds: &[Round]) -> Result<Value> {
+    let last = rounds.last().context("no round")?;
+    for round in rounds {
+        ensure!(
+            round.ours.tap == last.ours.tap && round.qemu.tap == last.ours.tap,
+            "the TAPs differ: {} with nic-emu, {} with QEMU's e1000",
+            round.ours.tap,
+            round.qemu.tap
+        );
+    }
+    let of = |value: fn(&Round) -> f64| summary(rounds.iter().map(value).collect());
+    let run = |run: &Run| json!({ "receive_mbit": run.receive, "send_mbit": run.send, "ping_ms": run.ping_ms, "steal_percent": run.steal });
+    let each = rounds.iter().enumerate().map(|(number, round)| {
+        json!({
+            "first": if number.is_multiple_of(2) { "nic-emu" } else { "qemu" },
+            "nic_emu": run(&round.ours),
+            "qemu": run(&round.qemu),
+            "receive_ratio": round.ours.receive / round.qemu.receive,
+            "send_ratio": round.ours.send / round.qemu.send,
+            "attempts": round.attempts,
+        })
+    });
+    Ok(json!({
+        "bench": "vm",
+        "commit": machine::commit(),
+        "machine": machine::describe(),
+        "qemu": lab.qemu()?.version(),
+        "guest_kernel": lab.kernel(options.suite)?.release(),
+        "seconds": options.seconds,
+        "tap": last.ours.tap,
+        "command_lines": {
+            "nic_emu": last.ours.command_line,
+            "nic_emu_cli": last.ours.daemon,
+            "qemu": last.qemu.command_line,
+        },
+        "rounds": each.collect::<Vec<_>>(),
+        "summary": {
+            "receive_ratio": of(|round| round.ours.receive / round.qemu.receive),
+            "send_ratio": of(|round| round.ours.send / round.qemu.send),
+            "ping_ratio": of(|round| round.ours.ping_ms / round.qemu.ping_ms),
+            "nic_emu_receive_mbit": of(|round| round.ours.receive),
+            "qemu_receive_mbit": of(|round| round.qemu.receive),
+            "nic_emu_send_mbit": of(|round| round.ours.send),
+            "qemu_send_mbit": of(|round| round.qemu.send),
+            "nic_emu_ping_ms": of(|round| round.ours.ping_ms),
+            "qemu_ping_ms": of(|round| round.qemu.ping_ms),
+            "steal_percent": of(Round::steal),
+        },
+    }))
+}
+
+fn table(report: &Value, rounds: &[Round]) -> String {
+    let summary = &report["summary"];
+    let cell = |name: &str, digits: usize| {
+        let value = |part: &str| summary[name][part].as_f64().unwrap_or(f64::NAN);
+        format!(
+            "{:.digits$} ({:.digits$} to {:.digits$})",
+            value("median"),
+            value("min"),
+            value("max")
+        )
+    };
+    let row = |what: &str, key: &str, unit: &str, digits: usize| {
+        let [ours, qemu] =
+            ["nic_emu", "qemu"].map(|who| cell(&format!("{who}_{key}_{unit}"), digits));
+        format!(
+            "  {what:20}  {ours:22}  {qemu:22}  {}\n",
+            cell(&format!("{key}_ratio"), 2)
+        )
+    };
+    let repeated = rounds.iter().filter(|round| round.attempts > 1).count();
+    let mut text = format!(
+        "\ncommit {}, QEMU {}, guest kernel {}, {} rounds of {} s; median (lowest to highest)\n\n",
+        report["commit"].as_str().unwrap_or_default(),
+        report["qemu"].as_str().unwrap_or_default(),
+        report["guest_kernel"].as_str().unwrap_or_default(),
+        rounds.len(),
+        report["seconds"],
+    );
+    text += &format!(
+        "  {:20}  {:22}  {:22}  {}\n",
+        "", "nic-emu e1000", "QEMU e1000", "ratio, per round"
+    );
+    text += &row("RX, Mbit/s", "receive", "mbit", 0);
+    text += &row("TX, Mbit/s", "send", "mbit", 0);
+    text += &row("ping, median in ms", "ping", "ms", 2);
+    text += &format!(
+        "\n  stolen processor time: {} %; rounds run again for it: {repeated}\n",
+        cell("steal_percent", 1)
+    );
+    text += &format!("  TAP: {}\n", report["tap"]);
+    for (who, line) in report["command_lines"].as_object().into_iter().flatten() {
+        text += &format!("  {who}: {}\n", line.as_str().unwrap_or_default());
+    }
+    text
+}
+
+fn summary(mut values: Vec<f64>) -> Value {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let median = match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    };
+    json!({ "median": median, "min": values.first(), "max": values.last() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_the_median_and_the_full_spread() {
+        assert_eq!(
+            summary(vec![3.0, 1.0, 2.0]),
+            json!({ "median": 2.0, "min": 1.0, "max": 3.0 })
+        );
+        assert_eq!(
+            summary(vec![4.0, 1.0]),
+            json!({ "median": 2.5, "min": 1.0, "max": 4.0 })
+        );
+    }
+}
