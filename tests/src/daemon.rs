@@ -303,6 +303,11 @@ impl Daemon {
                 ),
             }
         }
+        // How to attach comes after that, in the same breath.
+        while let Ok(line) = lines.recv_timeout(Duration::from_millis(20)) {
+            self.announced.push_str(&line);
+            self.announced.push('\n');
+        }
         Ok(())
     }
 }

@@ -10,6 +10,8 @@ pub mod guest;
 pub mod host;
 pub mod inside;
 pub mod iperf;
+#[cfg(feature = "machine")]
+pub mod machine;
 pub mod pair;
 pub mod pinger;
 pub mod transfer;
@@ -17,6 +19,8 @@ pub mod wire;
 
 pub use daemon::{Daemon, DaemonBuilder};
 pub use host::{Host, HostOptions};
+#[cfg(feature = "machine")]
+pub use machine::Machine;
 pub use pair::{Direction, Far, Pair};
 pub use wire::Wire;
 

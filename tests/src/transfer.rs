@@ -100,7 +100,8 @@ pub fn guest_to_host(vm: &mut Vm, netns: &Netns, to: IpAddr) -> Result<Transfer>
 /// # Errors
 /// The connection fails, or what arrives differs.
 pub fn guest_to_guest(from: &mut Vm, to_vm: &mut Vm, to: IpAddr, mib: usize) -> Result<Transfer> {
-    from.ok_for(&format!("head -c {mib}M /dev/urandom >{FILE}"), PATIENCE)?;
+    let bytes = mib << 20;
+    from.ok_for(&format!("head -c {bytes} /dev/urandom >{FILE}"), PATIENCE)?;
     to_vm.ok(&format!(
         "(nc -l -p {PORT} </dev/null >{FILE}.got; echo done >{FILE}.done) >/dev/null 2>&1 &
          rm -f {FILE}.done; n=0
