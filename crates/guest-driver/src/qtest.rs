@@ -68,12 +68,6 @@ impl Qtest {
         bus
     }
 
-    /// Starts over after the machine was reset: RAM is free again, the BARs get their places back.
-    pub fn after_reset(&mut self) {
-        self.ram_next = RAM_START;
-        self.place_bars();
-    }
-
     fn place_bars(&mut self) {
         let (mut memory, mut io) = (MEMORY_BARS, IO_BARS);
         for index in 0..6 {
@@ -257,7 +251,7 @@ impl Bus for Qtest {
     fn settle(&mut self) {
         // Each command is one turn of QEMU's main loop, which also reads what has come over the network.
         for _ in 0..3 {
-            self.wait(0);
+            self.command("endianness");
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use guest_driver::socket::Socket;
-use guest_driver::{Bar, Bus, Wire};
+use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Counters, Port, RxBuf, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::{Features, Offload, RxFrame, TxBurst};
@@ -43,15 +43,193 @@ impl Daemon {
         for (index, mac) in addresses.iter().enumerate() {
             let listener = Listener::bind(daemon.socket(index), &ListenOptions::default())
                 .expect("a socket to listen on");
-            let (plug, cable) = Cable::new().expect("an eventfd");
+            let (plug, cable) = cable().expect("an eventfd");
             let name = format!("nic{index}");
             let nic = Nic::new(name, MacAddr(*mac), listener, Box::new(plug));
             shard.add(nic).expect("a NIC that can be watched");
             cables.push(cable);
         }
-        let shard = std::thread::Builder::new().name("shard".into());
-        let shard = Shard::run_in(shard, addresses.len(), daemon_shard(shard, stop_name()));
-        daemon.shard = Some(shard);
+        let thread = std::thread::Builder::new().name("shard".into());
+        daemon.shard = Some(thread.spawn(move || shard.run()).expect("a thread"));
         (daemon, cables)
+    }
+
+    /// Where NIC `index` listens.
+    pub fn socket(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("nic{index}.sock"))
+    }
+
+    /// Ends the shard and returns what its NICs have counted; a NIC that panicked is missing.
+    ///
+    /// # Panics
+    ///
+    /// If the shard itself has panicked or failed.
+    pub fn stop(mut self) -> Vec<Report> {
+        drop(self.stop.take());
+        let shard = self.shard.take().expect("stopped once only");
+        shard
+            .join()
+            .expect("the shard does not panic")
+            .expect("the shard does not fail")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(shard) = self.shard.take() {
+            let _ = shard.join();
+        }
+    }
+}
+
+/// A new cable: the end for the NIC and the end for the test.
+fn cable() -> io::Result<(Plug, Cable)> {
+    let (near, far) = switch::pair()?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let link = Arc::new(Link {
+        up: AtomicBool::new(true),
+        bell,
+    });
+    let plug = Plug {
+        port: near,
+        link: Arc::clone(&link),
+    };
+    let cable = Cable {
+        port: far,
+        link,
+        buffer: RxBuf::new(),
+    };
+    Ok((plug, cable))
+}
+
+struct Link {
+    up: AtomicBool,
+    bell: OwnedFd,
+}
+
+/// The NIC's end of a cable: a switch port whose link the test sets.
+struct Plug {
+    port: Port,
+    link: Arc<Link>,
+}
+
+impl Backend for Plug {
+    fn name(&self) -> &str {
+        "cable"
+    }
+    fn features(&self) -> Features {
+        self.port.features()
+    }
+    fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize {
+        self.port.send(burst, now)
+    }
+    fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
+        self.port.recv(buf, now)
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.port.fd()
+    }
+    fn wants_writable(&self) -> bool {
+        self.port.wants_writable()
+    }
+    fn link(&mut self) -> bool {
+        let _ = rustix::io::read(&self.link.bell, &mut [0; 8]);
+        self.link.up.load(Ordering::SeqCst)
+    }
+    fn link_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.link.bell.as_fd())
+    }
+    fn deadline(&self) -> Option<Time> {
+        self.port.deadline()
+    }
+    fn run_timers(&mut self, now: Time) {
+        self.port.run_timers(now);
+    }
+    fn counters(&self) -> Counters {
+        self.port.counters()
+    }
+}
+
+/// The test's end of a cable.
+pub struct Cable {
+    port: Port,
+    link: Arc<Link>,
+    buffer: RxBuf,
+}
+
+impl Wire for Cable {
+    fn transmit(&mut self, frame: &[u8]) {
+        let mut burst = TxBurst::new();
+        let head = frame.len().min(64);
+        let rest = [guest_mem::GuestSlice::from_bytes(&frame[head..])];
+        assert!(burst.push_frame(&frame[..head], &rest, Offload::default()));
+        while self.port.send(&burst, Time(0)) == 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn collect(&mut self) -> Option<Vec<u8>> {
+        let frame = self.port.recv(&mut self.buffer, Time(0))?;
+        Some(frame.data.to_vec())
+    }
+
+    fn set_carrier(&mut self, up: bool) {
+        self.link.up.store(up, Ordering::SeqCst);
+        rustix::io::write(&self.link.bell, &1u64.to_ne_bytes()).expect("an eventfd takes a write");
+    }
+}
+
+/// A NIC reached over its socket.
+pub struct Served {
+    /// The guest's side.
+    pub bus: Socket,
+    /// The network's side.
+    pub cable: Cable,
+    /// The process around the NIC; none if somebody else holds it.
+    _daemon: Option<Daemon>,
+}
+
+impl Served {
+    /// A NIC of a daemon of its own.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be served or connected to.
+    pub fn start() -> Self {
+        let (daemon, mut cables) = Daemon::start(&[super::MAC]);
+        let mut served = Self::connect(&daemon, 0, cables.remove(0));
+        served._daemon = Some(daemon);
+        served
+    }
+
+    /// NIC `index` of `daemon`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be connected to.
+    pub fn connect(daemon: &Daemon, index: usize, cable: Cable) -> Self {
+        let bus = Socket::connect(daemon.socket(index)).expect("a server that answers");
+        Self {
+            bus,
+            cable,
+            _daemon: None,
+        }
+    }
+}
+
+impl Bus for Served {
+    guest_driver::delegate_bus!(self => self.bus);
+}
+
+impl Wire for Served {
+    fn transmit(&mut self, frame: &[u8]) {
+        self.cable.transmit(frame);
+    }
+    fn collect(&mut self) -> Option<Vec<u8>> {
+        self.cable.collect()
+    }
+    fn set_carrier(&mut self, up: bool) {
+        self.cable.set_carrier(up);
     }
 }

@@ -2,7 +2,7 @@
 
 use guest_driver::desc::{EOP, IFCS, RS, legacy};
 use guest_driver::packet::plain;
-use guest_driver::regs::{IMC, IMS, ICS, cause, pci};
+use guest_driver::regs::{ICS, IMC, IMS, cause, pci};
 use guest_driver::{Bar, Config};
 use nic_emu_tests::Machine;
 
@@ -12,7 +12,7 @@ use crate::support::{
 };
 use crate::{checks, ensure, ensure_eq};
 
-pub fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check> {
     checks!("pci": ids, class, subsystem, header, latency, memory_bar, io_bar, io_bar_is_bar2,
         power_management, command_holds, interrupt_line_holds, bus_master_gates_tx,
         bus_master_gates_rx, intx_disable)
@@ -69,11 +69,7 @@ fn io_bar(m: &mut dyn Machine) -> Outcome {
 }
 
 fn io_bar_is_bar2(m: &mut dyn Machine) -> Outcome {
-    ensure!(
-        m.bar(2).is_some_and(|bar| bar.io),
-        "BAR2 is {:?}",
-        m.bar(2)
-    );
+    ensure!(m.bar(2).is_some_and(|bar| bar.io), "BAR2 is {:?}", m.bar(2));
     Ok(())
 }
 

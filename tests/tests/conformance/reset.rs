@@ -3,19 +3,18 @@
 use guest_driver::e1000::{reset, set_address};
 use guest_driver::packet::plain;
 use guest_driver::regs::{
-    CTRL, GPTC, ICR, ICS, IMS, IOADDR, IODATA, RAH0, RAL0, RAH_AV, RCTL, RDLEN, TCTL, TDLEN, TDT,
+    CTRL, GPTC, ICR, ICS, IMS, IOADDR, IODATA, RAH_AV, RAH0, RAL0, RCTL, RDLEN, TCTL, TDLEN, TDT,
     cause, ctrl, pci,
 };
-use guest_driver::{Bus, Config, Offload, phy, until};
+use guest_driver::{Config, Offload, phy, until};
 use nic_emu_tests::Machine;
 
 use crate::support::{
-    Check, Nic, Outcome, PEER, probe, receives, receives_nothing, send, sends, sends_nothing,
-    start,
+    Check, Nic, Outcome, PEER, probe, receives, receives_nothing, send, sends, sends_nothing, start,
 };
 use crate::{checks, ensure, ensure_eq};
 
-pub fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check> {
     checks!("reset": by_memory, by_io_port, reloads_the_address, drops_the_line,
         clears_statistics, keeps_config_space, keeps_the_phy, drops_half_a_packet, works_again,
         many_times, closed_device_is_quiet)
@@ -123,7 +122,8 @@ fn keeps_the_phy(m: &mut dyn Machine) -> Outcome {
         Some(0x01E1),
         "PHY register 4 after CTRL.RST"
     );
-    phy::write(m, phy::ANAR, 0x0DE1).ok_or("a PHY write fails")
+    phy::write(m, phy::ANAR, 0x0DE1).ok_or("a PHY write fails")?;
+    Ok(())
 }
 
 /// The first half of a packet does not become the start of the next one.

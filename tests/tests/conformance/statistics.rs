@@ -2,10 +2,10 @@
 
 use guest_driver::packet::plain;
 use guest_driver::regs::{
-    BPRC, BPTC, CRCERRS, GORCH, GORCL, GOTCH, GOTCL, GPRC, GPTC, MPC, MPRC, MPTC, PRC64, PTC64, RNBC,
-    ROC, RUC, TORH, TORL, TOTH, TOTL, TPR, TPT, TSCTFC, rctl,
+    BPRC, BPTC, CRCERRS, GORCH, GORCL, GOTCH, GOTCL, GPRC, GPTC, MPC, MPRC, MPTC, PRC64, PTC64,
+    RNBC, ROC, RUC, TORH, TORL, TOTH, TOTL, TPR, TPT, TSCTFC, rctl,
 };
-use guest_driver::{Bus, Config, Offload};
+use guest_driver::{Config, Offload};
 use nic_emu_tests::Machine;
 
 use crate::support::{
@@ -13,7 +13,7 @@ use crate::support::{
 };
 use crate::{checks, ensure_eq};
 
-pub fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check> {
     checks!("statistics": zero_after_reset, received_frames, sent_frames, kinds_of_address,
         receive_size_bins, transmit_size_bins, octets_received, octets_sent, reading_clears,
         high_half_clears_both, writes_are_ignored, filtered_frames_are_not_good, oversize,
@@ -26,7 +26,7 @@ fn fresh(m: &mut dyn Machine) -> Result<Nic<'_>, String> {
         rctl: rctl::BAM | rctl::MPE,
         ..Config::default()
     };
-    let mut nic = start(m, config)?;
+    let nic = start(m, config)?;
     for register in (CRCERRS..=TSCTFC).step_by(4) {
         nic.bus.read32(register);
     }
@@ -233,7 +233,7 @@ fn high_half_clears_both(m: &mut dyn Machine) -> Outcome {
 }
 
 fn writes_are_ignored(m: &mut dyn Machine) -> Outcome {
-    let mut nic = fresh(m)?;
+    let nic = fresh(m)?;
     for register in (CRCERRS..=TSCTFC).step_by(4) {
         nic.bus.write32(register, 0x55);
         ensure_eq!(

@@ -2,18 +2,18 @@
 
 use guest_driver::desc::Desc;
 use guest_driver::ring::{Ring, Side};
-use guest_driver::{Bus, Config, E1000, Offload, Received, e1000};
+use guest_driver::{Config, E1000, Offload, Received, e1000};
 use nic_emu_tests::Machine;
 
 /// Why a check failed, or nothing.
-pub type Outcome = Result<(), String>;
+pub(crate) type Outcome = Result<(), String>;
 
 /// One claim about the device, on a machine that was just switched on.
-pub struct Check {
+pub(crate) struct Check {
     /// `group::claim`.
-    pub name: String,
+    pub(crate) name: String,
     /// Proves it or says what was seen instead.
-    pub run: Box<dyn Fn(&mut dyn Machine) -> Outcome + Send + Sync>,
+    pub(crate) run: Box<dyn Fn(&mut dyn Machine) -> Outcome + Send + Sync>,
 }
 
 /// A check of each named function, called after the module and the function.
@@ -49,27 +49,30 @@ macro_rules! ensure_eq {
 }
 
 /// The driver on a machine of any kind.
-pub type Nic<'m> = E1000<&'m mut dyn Machine>;
+pub(crate) type Nic<'m> = E1000<&'m mut dyn Machine>;
 
 /// A station that is not the device.
-pub const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
+pub(crate) const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
 /// Everybody.
-pub const BROADCAST: [u8; 6] = [0xFF; 6];
+pub(crate) const BROADCAST: [u8; 6] = [0xFF; 6];
 /// How long the device gets for what it does at once, in ns.
-pub const SOON: u64 = 2_000_000_000;
+pub(crate) const SOON: u64 = 2_000_000_000;
 
 /// Brings the device up.
-pub fn start(machine: &mut dyn Machine, config: Config) -> Result<Nic<'_>, String> {
+pub(crate) fn start(machine: &mut dyn Machine, config: Config) -> Result<Nic<'_>, String> {
     E1000::start(machine, config).map_err(|error| error.to_string())
 }
 
 /// Brings the device up as far as probe goes, without rings.
-pub fn probe(machine: &mut dyn Machine) -> Result<[u8; 6], String> {
+pub(crate) fn probe(machine: &mut dyn Machine) -> Result<[u8; 6], String> {
     e1000::probe(machine).map_err(|error| error.to_string())
 }
 
 /// Asks `done` until it has an answer, for at most [`SOON`].
-pub fn soon<T>(nic: &mut Nic<'_>, mut done: impl FnMut(&mut Nic<'_>) -> Option<T>) -> Option<T> {
+pub(crate) fn soon<T>(
+    nic: &mut Nic<'_>,
+    mut done: impl FnMut(&mut Nic<'_>) -> Option<T>,
+) -> Option<T> {
     let start = nic.bus.now();
     let mut pause = 20_000;
     loop {
@@ -85,12 +88,12 @@ pub fn soon<T>(nic: &mut Nic<'_>, mut done: impl FnMut(&mut Nic<'_>) -> Option<T
 }
 
 /// The next frame that the device sends.
-pub fn sent(nic: &mut Nic<'_>) -> Result<Vec<u8>, String> {
+pub(crate) fn sent(nic: &mut Nic<'_>) -> Result<Vec<u8>, String> {
     soon(nic, |nic| nic.bus.collect()).ok_or_else(|| "no frame was sent".into())
 }
 
 /// Makes sure that the device sends exactly these frames, in this order.
-pub fn sends(nic: &mut Nic<'_>, frames: &[Vec<u8>]) -> Outcome {
+pub(crate) fn sends(nic: &mut Nic<'_>, frames: &[Vec<u8>]) -> Outcome {
     for (index, want) in frames.iter().enumerate() {
         let got = sent(nic).map_err(|error| format!("frame {index}: {error}"))?;
         same(&got, want).map_err(|error| format!("frame {index}: {error}"))?;
@@ -99,7 +102,7 @@ pub fn sends(nic: &mut Nic<'_>, frames: &[Vec<u8>]) -> Outcome {
 }
 
 /// Makes sure that the device sends nothing (more).
-pub fn sends_nothing(nic: &mut Nic<'_>) -> Outcome {
+pub(crate) fn sends_nothing(nic: &mut Nic<'_>) -> Outcome {
     nic.bus.settle();
     match nic.bus.collect() {
         None => Ok(()),
@@ -108,7 +111,7 @@ pub fn sends_nothing(nic: &mut Nic<'_>) -> Outcome {
 }
 
 /// The next frame that the driver receives.
-pub fn received(nic: &mut Nic<'_>) -> Result<(Vec<u8>, Received), String> {
+pub(crate) fn received(nic: &mut Nic<'_>) -> Result<(Vec<u8>, Received), String> {
     let mut buffer = vec![0; 1 << 16];
     let got = soon(nic, |nic| nic.receive(&mut buffer)).ok_or("no frame was received")?;
     buffer.truncate(got.len);
@@ -116,7 +119,7 @@ pub fn received(nic: &mut Nic<'_>) -> Result<(Vec<u8>, Received), String> {
 }
 
 /// Sends `frame` to the device and makes sure that the driver receives just that.
-pub fn receives(nic: &mut Nic<'_>, frame: &[u8]) -> Result<Received, String> {
+pub(crate) fn receives(nic: &mut Nic<'_>, frame: &[u8]) -> Result<Received, String> {
     nic.bus.transmit(frame);
     let (got, received) = received(nic)?;
     same(&got, frame)?;
@@ -124,7 +127,7 @@ pub fn receives(nic: &mut Nic<'_>, frame: &[u8]) -> Result<Received, String> {
 }
 
 /// Makes sure that the driver receives nothing (more).
-pub fn receives_nothing(nic: &mut Nic<'_>) -> Outcome {
+pub(crate) fn receives_nothing(nic: &mut Nic<'_>) -> Outcome {
     nic.bus.settle();
     match nic.receive(&mut [0; 64]) {
         None => Ok(()),
@@ -133,7 +136,7 @@ pub fn receives_nothing(nic: &mut Nic<'_>) -> Outcome {
 }
 
 /// Compares two frames.
-pub fn same(got: &[u8], want: &[u8]) -> Outcome {
+pub(crate) fn same(got: &[u8], want: &[u8]) -> Outcome {
     ensure!(
         got.len() == want.len(),
         "{} bytes and not {}",
@@ -150,7 +153,7 @@ pub fn same(got: &[u8], want: &[u8]) -> Outcome {
 }
 
 /// Sends a packet by the driver's own means.
-pub fn send(nic: &mut Nic<'_>, packet: &[u8], offload: Offload) -> Outcome {
+pub(crate) fn send(nic: &mut Nic<'_>, packet: &[u8], offload: Offload) -> Outcome {
     ensure!(
         soon(nic, |nic| nic.send(packet, offload).then_some(())).is_some(),
         "the transmit ring stays full"
@@ -159,14 +162,14 @@ pub fn send(nic: &mut Nic<'_>, packet: &[u8], offload: Offload) -> Outcome {
 }
 
 /// Puts `bytes` into a fresh piece of DMA memory.
-pub fn place(nic: &mut Nic<'_>, bytes: &[u8]) -> u64 {
+pub(crate) fn place(nic: &mut Nic<'_>, bytes: &[u8]) -> u64 {
     let addr = nic.bus.alloc(bytes.len().max(1), 16);
     nic.bus.dma_write(addr, bytes);
     addr
 }
 
 /// Queues descriptors as they are and announces them; returns the index of the first.
-pub fn push(nic: &mut Nic<'_>, descs: &[Desc]) -> u32 {
+pub(crate) fn push(nic: &mut Nic<'_>, descs: &[Desc]) -> u32 {
     let first = nic.tx.tail;
     for desc in descs {
         nic.tx.push(&mut nic.bus, *desc);
@@ -176,11 +179,9 @@ pub fn push(nic: &mut Nic<'_>, descs: &[Desc]) -> u32 {
 }
 
 /// Waits until the device has taken everything in the transmit ring; its head is at the tail then.
-pub fn drained(nic: &mut Nic<'_>) -> Outcome {
+pub(crate) fn drained(nic: &mut Nic<'_>) -> Outcome {
     let tail = nic.tx.tail;
-    let reached = soon(nic, |nic| {
-        (nic.tx.head(&mut nic.bus) == tail).then_some(())
-    });
+    let reached = soon(nic, |nic| (nic.tx.head(&mut nic.bus) == tail).then_some(()));
     ensure!(
         reached.is_some(),
         "TDH stays at {} before {tail}",
@@ -192,7 +193,7 @@ pub fn drained(nic: &mut Nic<'_>) -> Outcome {
 
 /// Gives the device a receive ring of `count` descriptors, of which only the first `posted` have buffers, at the
 /// addresses that `buffer` tells. The receiver must be off.
-pub fn receive_ring(
+pub(crate) fn receive_ring(
     nic: &mut Nic<'_>,
     count: u32,
     posted: u32,

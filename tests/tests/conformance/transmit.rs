@@ -1,11 +1,11 @@
 //! Transmission without offloads: descriptors, write-back, heads and tails.
 
 use guest_driver::desc::{
-    Context, DTYP_DATA, DEXT, Desc, EOP, IFCS, RPS, RS, TX_DD, VLE, data, legacy, with_tag,
+    Context, DEXT, DTYP_DATA, Desc, EOP, IFCS, RPS, RS, TX_DD, VLE, data, legacy, with_tag,
 };
 use guest_driver::packet::{fcs, plain};
 use guest_driver::regs::{CTRL, TCTL, VET, cause, ctrl, tctl};
-use guest_driver::{Bus, Config, Offload};
+use guest_driver::{Config, Offload};
 use nic_emu_tests::Machine;
 
 use crate::support::{
@@ -14,7 +14,7 @@ use crate::support::{
 };
 use crate::{checks, ensure, ensure_eq};
 
-pub fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check> {
     checks!("transmit": legacy_frame, all_sizes, data_descriptors, short_frames_are_padded,
         many_descriptors, single_byte_descriptors, split_over_tail_writes, waits_for_enable,
         stops_when_disabled, ring_wraps, order_is_kept, fcs_of_the_driver, rs_sets_dd, rps_sets_dd,
