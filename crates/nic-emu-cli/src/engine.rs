@@ -48,6 +48,11 @@ impl Engine {
         self.kick |= self.control.run_timers(self.now);
     }
 
+    /// A frame came while the guest had its receiver off.
+    pub(crate) fn count_rx_disabled(&self) {
+        self.control.shared().counters.rx_disabled.add(1);
+    }
+
     pub(crate) fn counters(&self) -> CountersSnapshot {
         self.control.counters()
     }

@@ -316,6 +316,7 @@ impl Nic {
                 if self.backend.recv(rx_buf, now).is_none() {
                     break;
                 }
+                self.engine.count_rx_disabled();
             }
         }
         self.rx_enabled = enabled;

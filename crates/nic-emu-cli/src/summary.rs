@@ -20,6 +20,7 @@ pub(crate) fn guest(counters: &CountersSnapshot) -> impl Display {
 pub(crate) fn network(counters: &Counters) -> impl Display {
     let c = counters;
     let always = [
+        ("tx_frames", c.tx_frames),
         ("tx_segments", c.tx_segments),
         ("tx_bytes", c.tx_bytes),
         ("rx_frames", c.rx_frames),
