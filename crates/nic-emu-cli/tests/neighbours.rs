@@ -1,0 +1,89 @@
+//! NICs of one shard do not suffer from one another.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use net_backend::{Backend, Counters, Null, RxBuf};
+use nic_emu::Time;
+use nic_emu::common::frame::{RxFrame, TxBurst};
+use nic_emu_cli::{MacAddr, Nic, Report, Shard};
+use tempfile::TempDir;
+use vfio_user::{ListenOptions, Listener};
+
+/// A backend with a bug.
+struct Broken;
+
+impl Backend for Broken {
+    fn name(&self) -> &str {
+        "broken"
+    }
+    fn send(&mut self, _: &TxBurst<'_>, _: Time) -> usize {
+        0
+    }
+    fn recv<'b>(&mut self, _: &'b mut RxBuf, _: Time) -> Option<RxFrame<'b>> {
+        None
+    }
+    fn deadline(&self) -> Option<Time> {
+        Some(Time(0))
+    }
+    fn run_timers(&mut self, _: Time) {
+        panic!("on purpose");
+    }
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+/// Runs a shard with these NICs, named by their sockets, until the returned end is closed.
+fn run(nics: Vec<(&Path, Box<dyn Backend>)>) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
+    let (stop, ours) = UnixStream::pair().unwrap();
+    let mut shard = Shard::new(stop).unwrap();
+    for (path, backend) in nics {
+        let name = path.display().to_string();
+        let listener = Listener::bind(path, &ListenOptions::default()).unwrap();
+        let mac = MacAddr::for_identity(&name);
+        shard.add(Nic::new(name, mac, listener, backend)).unwrap();
+    }
+    (ours, thread::spawn(|| shard.run().unwrap()))
+}
+
+/// Connects and proposes version 0.0; returns what comes back, nothing at end of file.
+fn greet(path: &Path) -> Vec<u8> {
+    let Ok(mut stream) = UnixStream::connect(path) else {
+        return Vec::new();
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut version = vec![1, 0, 1, 0, 20, 0, 0, 0];
+    version.resize(20, 0);
+    let _ = stream.write_all(&version);
+    let mut reply = vec![0; 4096];
+    let n = stream.read(&mut reply).unwrap_or(0);
+    reply.truncate(n);
+    reply
+}
+
+#[test]
+fn a_panic_closes_one_nic_and_the_others_run_on() {
+    let dir = TempDir::new().unwrap();
+    let (broken, sound) = (dir.path().join("broken"), dir.path().join("sound"));
+    let (stop, shard) = run(vec![
+        (&broken, Box::new(Broken)),
+        (&sound, Box::new(Null::new())),
+    ]);
+    assert!(!greet(&sound).is_empty());
+    // The NIC's first turn follows its first event. The client sees the end of the connection.
+    while !greet(&broken).is_empty() {}
+    for _ in 0..10 {
+        assert!(!greet(&sound).is_empty());
+    }
+    assert!(!broken.exists(), "nobody waits at a dead NIC's socket");
+    drop(stop);
+    let reports = shard.join().expect("the shard itself did not panic");
+    let names: Vec<_> = reports.into_iter().map(|report| report.name).collect();
+    assert_eq!(names, [sound.display().to_string()]);
+}
