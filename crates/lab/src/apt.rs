@@ -12,7 +12,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::kernel::Suite;
-use crate::{Error, Lab, Result};
+use crate::{Error, Lab, Process, Result};
 
 /// Package lists older than this are fetched again before they are used.
 const LISTS_FRESH: Duration = Duration::from_secs(24 * 3600);
@@ -73,6 +73,7 @@ impl Apt {
         suite: Suite,
         names: &[&str],
     ) -> Result<Vec<PathBuf>> {
+        let packages = self.would_install(suite, names)?;
         let into = self.deb_folder(what)?;
         let archives = format!("Dir::Cache::archives={}/", into.display());
         let mut args = vec![
@@ -86,7 +87,7 @@ impl Apt {
         ];
         args.extend(names);
         self.run(&format!("fetch {what}"), &into, &args)?;
-        debs_in(&into)
+        debs_of(&packages, &into)
     }
 
     /// Downloads exactly these packages; returns the files.
@@ -99,7 +100,7 @@ impl Apt {
         let mut args = vec!["download"];
         args.extend(wanted.iter().map(String::as_str));
         self.run(&format!("fetch {what}"), &into, &args)?;
-        debs_in(&into)
+        debs_of(packages, &into)
     }
 
     /// Deletes what `fetch_*` downloaded under this name, after it was unpacked.
@@ -107,13 +108,11 @@ impl Apt {
         crate::store::remove_all(&self.debs.join(what))
     }
 
-    /// What an installation of `name` from `suite` on an empty machine would install.
-    pub(crate) fn would_install(&self, suite: Suite, name: &str) -> Result<Vec<Package>> {
-        let printed = self.run(
-            "resolve packages",
-            &self.dir,
-            &["--simulate", "-t", suite.name(), "install", name],
-        )?;
+    /// What an installation of `names` from `suite` on an empty machine would install.
+    pub(crate) fn would_install(&self, suite: Suite, names: &[&str]) -> Result<Vec<Package>> {
+        let mut args = vec!["--simulate", "-t", suite.name(), "install"];
+        args.extend(names);
+        let printed = self.run("resolve packages", &self.dir, &args)?;
         Ok(parse_simulation(&printed))
     }
 
@@ -126,8 +125,8 @@ impl Apt {
 
     /// Runs apt-get in `cwd`, showing its progress as a bar titled `what`; returns the lines it printed.
     fn run(&self, what: &str, cwd: &Path, args: &[&str]) -> Result<String> {
-        let mut child = Command::new("apt-get")
-            .arg("-c")
+        let mut apt = Command::new("apt-get");
+        apt.arg("-c")
             .arg(self.dir.join("apt.conf"))
             .args(["-qq", "-o", "APT::Status-Fd=1"])
             .args(args)
@@ -136,9 +135,13 @@ impl Apt {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| missing_tool("apt-get", e))?;
+            .stderr(Stdio::piped());
+        // An apt that outlives us would keep its lock from the next run.
+        let mut process = Process::spawn(apt).map_err(|e| match e {
+            Error::Io { source, .. } => missing_tool("apt-get", source),
+            other => other,
+        })?;
+        let child = process.child();
         let stderr = child.stderr.take().map(|mut pipe| {
             std::thread::spawn(move || {
                 let mut text = Vec::new();
@@ -332,15 +335,27 @@ fn parse_simulation(printed: &str) -> Vec<Package> {
     printed.lines().filter_map(package).collect()
 }
 
-fn debs_in(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The files of these packages in `dir`, where others may lie of an earlier, interrupted download.
+fn debs_of(packages: &[Package], dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).map_err(Error::io(format!("read {}", dir.display())))?;
-    let mut debs: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "deb"))
-        .collect();
-    debs.sort();
-    Ok(debs)
+    let names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    let file_of = |package: &Package| {
+        let start = format!("{}_{}_", package.name, package.version.replace(':', "%3a"));
+        let is_it = |p: &&PathBuf| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name.starts_with(&start) && name.ends_with(".deb")
+        };
+        names
+            .iter()
+            .find(is_it)
+            .cloned()
+            .ok_or_else(|| Error::NotInPackage {
+                what: format!("the file of {} {}", package.name, package.version),
+                set: "this download".into(),
+                dir: dir.to_owned(),
+            })
+    };
+    packages.iter().map(file_of).collect()
 }
 
 fn progress(what: &str) -> ProgressBar {
@@ -438,6 +453,26 @@ mod tests {
                 )
             ]
         );
+    }
+
+    #[test]
+    fn only_the_wanted_version_of_a_package_is_taken() {
+        let tmp = tempfile::tempdir().unwrap();
+        for name in [
+            "a_1%3a2.0-1_amd64.deb",
+            "a_1%3a1.9-1_amd64.deb",
+            "aa_2.0-1_amd64.deb",
+            "b_3_all.deb.part",
+        ] {
+            fs::write(tmp.path().join(name), "").unwrap();
+        }
+        let package = |name: &str, version: &str| Package {
+            name: name.into(),
+            version: version.into(),
+        };
+        let found = debs_of(&[package("a", "1:2.0-1")], tmp.path()).unwrap();
+        assert_eq!(found, [tmp.path().join("a_1%3a2.0-1_amd64.deb")]);
+        assert!(debs_of(&[package("b", "3")], tmp.path()).is_err());
     }
 
     #[test]

@@ -103,10 +103,10 @@ const MEMBERS: [&str; 10] = [
 pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<Kernel> {
     let tools = lab.tools()?;
     let name = format!("kernel-{suite}");
-    let dir = lab.part(&name, &modules::WANTED.join(" "), |dir| {
+    let dir = lab.part(&name, &modules::WANTED.join(" "), 400, |dir| {
         let apt = Apt::open(lab)?;
         let packages: Vec<Package> = apt
-            .would_install(suite, "linux-image-amd64")?
+            .would_install(suite, &["linux-image-amd64"])?
             .into_iter()
             .filter(|p| holds_kernel(&p.name))
             .collect();

@@ -100,7 +100,7 @@ pub(crate) fn find(lab: &Lab) -> Result<Qemu> {
         return Ok(qemu);
     }
     let package = "qemu-system-x86";
-    let root = lab.part("qemu", package, |dir| {
+    let root = lab.part("qemu", package, 350, |dir| {
         let apt = Apt::open(lab)?;
         for deb in apt.fetch_with_dependencies("qemu", Suite::TrixieBackports, &[package])? {
             unpack::package(&deb, dir)?;

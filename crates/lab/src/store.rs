@@ -141,11 +141,13 @@ impl Lab {
     /// Returns `dir/name` complete for `recipe`, building it under the lock if it is not there yet.
     ///
     /// `build` fills an empty folder, which takes its final name only when `build` succeeded, so that an interrupted
-    /// run leaves nothing half made behind.
+    /// run leaves nothing half made behind. It is not started with less than `mib` MiB free on the disk: apt is known
+    /// to hang rather than fail on a full one.
     pub(crate) fn part(
         &self,
         name: &str,
         recipe: &str,
+        mib: u64,
         build: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let path = self.dir.join(name);
@@ -160,6 +162,13 @@ impl Lab {
         }
         let scratch = self.dir.join(format!("{name}.new"));
         remove_all(&scratch)?;
+        let disk = rustix::fs::statvfs(&self.dir).map_err(|e| Error::Io {
+            what: format!("ask for the free space of {}", self.dir.display()),
+            source: e.into(),
+        })?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) >> 20 < mib {
+            return Err(Error::DiskFull(self.dir.clone()));
+        }
         fs::create_dir_all(&scratch).map_err(Error::write(
             &self.dir,
             format!("make {}", scratch.display()),
@@ -213,7 +222,7 @@ mod tests {
         let lab = Lab::open_in(tmp.path()).unwrap();
         let mut built = 0;
         let mut make = |recipe: &str| {
-            lab.part("thing", recipe, |dir| {
+            lab.part("thing", recipe, 0, |dir| {
                 built += 1;
                 fs::write(dir.join("content"), recipe).unwrap();
                 Ok(())
@@ -226,11 +235,13 @@ mod tests {
         assert_eq!(built, 2);
         assert_eq!(fs::read_to_string(path.join("content")).unwrap(), "b");
 
-        let failed = lab.part("thing", "c", |dir| {
+        let failed = lab.part("thing", "c", 0, |dir| {
             fs::write(dir.join("content"), "half").unwrap();
             Err(Error::NoMirror)
         });
         assert!(failed.is_err());
+        let full = lab.part("thing", "d", u64::MAX, |_| Ok(()));
+        assert!(matches!(full, Err(Error::DiskFull(_))));
         assert_eq!(
             fs::read_to_string(path.join("content")).unwrap(),
             "b",
@@ -247,7 +258,7 @@ mod tests {
                 scope.spawn(|| {
                     // An own `Lab` each, as in separate processes: only the lock file is shared.
                     let lab = Lab::open_in(tmp.path()).unwrap();
-                    lab.part("thing", "r", |_| {
+                    lab.part("thing", "r", 0, |_| {
                         built.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         std::thread::sleep(std::time::Duration::from_millis(20));
                         Ok(())

@@ -27,7 +27,7 @@ pub struct Tools {
 
 /// The tools' tree, unpacked.
 pub(crate) fn ensure(lab: &Lab) -> Result<Tools> {
-    let root = lab.part("tools", &PACKAGES.join(" "), |dir| {
+    let root = lab.part("tools", &PACKAGES.join(" "), 200, |dir| {
         let apt = Apt::open(lab)?;
         for deb in apt.fetch_with_dependencies("tools", Suite::Trixie, &PACKAGES)? {
             unpack::package(&deb, dir)?;
