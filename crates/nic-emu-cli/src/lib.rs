@@ -1,6 +1,6 @@
 //! The daemon: NIC models, vfio-user and network backends joined.
 //!
-//! The program is a thin [`args`] in front of [`serve`]; tests run [`Shard`]s of [`Nic`]s in threads of their own.
+//! The program is a thin layer of arguments ([`Cli`]) in front of [`serve`]; tests run [`Shard`]s of [`Nic`]s in threads of their own.
 
 mod args;
 mod attach;

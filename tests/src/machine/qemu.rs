@@ -66,7 +66,7 @@ impl Qemu {
     }
 
     fn read_wire(&mut self) -> io::Result<()> {
-        let mut chunk = [0; 1 << 16];
+        let mut chunk = [0; 1 << 14];
         loop {
             match self.wire.read(&mut chunk) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
