@@ -90,12 +90,15 @@ Keys of --nic:
   model=e1000           which NIC the guest sees
   mac=52:54:00:12:34:56 its address
   pcap=FILE             captures frames both ways
-  fault-loss=0.01       loses this share of the frames; fault-corrupt=0.01 flips a bit in this share;
-  fault-delay=5ms       holds every frame back; fault-seed=N makes the same faults again
+  fault-loss=0.01       loses this share of the frames
+  fault-corrupt=0.01    flips a bit in this share of the frames
+  fault-delay=5ms       holds every frame back
+  fault-seed=N          makes the same faults again
 
 Examples:
   nic-emu-cli serve --socket-path /run/nic0.sock --net tap:tap0
-  nic-emu-cli serve --nic socket-path=/run/a.sock,net=switch,switch=s --nic socket-path=/run/b.sock,net=switch,switch=s";
+  nic-emu-cli serve --nic socket-path=/run/a.sock,net=switch,switch=s \\
+                    --nic socket-path=/run/b.sock,net=switch,switch=s";
 
 impl Serve {
     /// The NICs asked for: each `--nic`, and the one that the short options describe.

@@ -45,10 +45,7 @@ impl Backends {
         }
         // Outermost: the capture shows what the guest sends and receives.
         if let Some(path) = &nic.pcap {
-            let pcap = Pcap::new(backend, path);
-            backend = Box::new(
-                pcap.with_context(|| format!("cannot write the capture {}", path.display()))?,
-            );
+            backend = Box::new(Pcap::new(backend, path)?);
         }
         Ok(backend)
     }
