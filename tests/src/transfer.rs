@@ -102,9 +102,11 @@ pub fn guest_to_host(vm: &mut Vm, netns: &Netns, to: IpAddr) -> Result<Transfer>
 pub fn guest_to_guest(from: &mut Vm, to_vm: &mut Vm, to: IpAddr, mib: usize) -> Result<Transfer> {
     let bytes = mib << 20;
     from.ok_for(&format!("head -c {bytes} /dev/urandom >{FILE}"), PATIENCE)?;
+    // An end of its standard input would end the connection: a FIFO that it holds open itself has none.
     to_vm.ok(&format!(
-        "(nc -l -p {PORT} </dev/null >{FILE}.got; echo done >{FILE}.done) >/dev/null 2>&1 &
-         rm -f {FILE}.done; n=0
+        "rm -f {FILE}.done {FILE}.fifo; mkfifo {FILE}.fifo
+         (nc -l -p {PORT} <>{FILE}.fifo >{FILE}.got; echo >{FILE}.done) >/dev/null 2>&1 &
+         n=0
          until ss -ltn | grep -q ':{PORT} '; do n=$((n + 1)); [ $n -gt 100 ] && exit 1; usleep 100000; done"
     ))?;
     let started = Instant::now();
