@@ -99,8 +99,13 @@ impl Handler for Engine {
             .set_bus_master(command.contains(Command::BUS_MASTER));
     }
 
-    fn reset(&mut self, _: ResetKind) {
-        self.kick |= self.control.reset(ModelReset::Bus, self.now);
+    fn reset(&mut self, kind: ResetKind) {
+        let kind = match kind {
+            // The next hypervisor is not to find what the last one's guest left in the EEPROM.
+            ResetKind::Disconnected => ModelReset::PowerOn,
+            _ => ModelReset::Bus,
+        };
+        self.kick |= self.control.reset(kind, self.now);
         self.irqs.set_level(false);
     }
 }

@@ -331,7 +331,7 @@ fn ctrl_rst_reloads_an_address_that_was_written_to_the_eeprom() {
 
 #[test]
 fn a_bus_reset_reaches_everything_but_the_cable() {
-    for kind in [ResetKind::Bus, ResetKind::Function] {
+    for kind in [ResetKind::Bus, ResetKind::PowerOn] {
         let mut control = linked();
         disturb(&mut control);
         control.write(IO_BAR, 0, &8u32.to_le_bytes(), T0);
@@ -357,6 +357,19 @@ fn a_bus_reset_reaches_everything_but_the_cable() {
             "the link comes back by itself"
         );
     }
+}
+
+#[test]
+fn what_a_guest_wrote_to_its_eeprom_is_gone_at_power_on() {
+    let mut control = control();
+    let image = *control.eeprom.words();
+    let mut changed = image;
+    changed[0] = 0xBBAA;
+    control.eeprom = Eeprom::new(changed);
+    control.reset(ResetKind::Bus, T0);
+    assert_eq!(control.eeprom.words()[0], 0xBBAA);
+    control.reset(ResetKind::PowerOn, T0);
+    assert_eq!(control.eeprom.words(), &image);
 }
 
 #[test]

@@ -70,13 +70,13 @@ bitflags::bitflags! {
     }
 }
 
-/// What stops and resets a NIC from outside. What both do is the same; they are told apart for the log.
+/// What stops and resets a NIC from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetKind {
-    /// The bus: power-on, RST#, the client has left.
+    /// Power-on: the NIC as it came, whatever a guest has written to its EEPROM. For the next owner.
+    PowerOn,
+    /// The bus or this function: RST#, DEVICE_RESET, D3hot to D0. The EEPROM keeps its contents.
     Bus,
-    /// This function alone: DEVICE_RESET, D3hot to D0.
-    Function,
 }
 
 /// What makes one NIC differ from the next.
@@ -159,6 +159,8 @@ pub struct Control {
     shared: Arc<Shared>,
     function: Function,
     eeprom: Eeprom,
+    /// What the EEPROM holds at power-on.
+    eeprom_image: [u16; eeprom::WORDS],
     phy: Phy,
     ioaddr: u32,
     /// The packet buffer window, from its first write on.
@@ -182,9 +184,11 @@ impl Control {
             bars: BARS,
             capabilities: CAPABILITIES,
         };
+        let image = eeprom_image(config.mac, &function.identity);
         let mut control = Control {
             shared: Arc::new(Shared::new()),
-            eeprom: Eeprom::new(eeprom_image(config.mac, &function.identity)),
+            eeprom: Eeprom::new(image),
+            eeprom_image: image,
             function,
             phy: Phy::default(),
             ioaddr: 0,
@@ -242,8 +246,12 @@ impl Control {
         self.settle_link()
     }
 
-    /// Resets everything but the EEPROM's contents and the cable. The bus-master bit belongs to configuration space.
-    pub fn reset(&mut self, _kind: ResetKind, now: Time) -> Kick {
+    /// Resets everything but the cable and, unless it is [`ResetKind::PowerOn`], the EEPROM's contents. The bus-master
+    /// bit belongs to configuration space.
+    pub fn reset(&mut self, kind: ResetKind, now: Time) -> Kick {
+        if kind == ResetKind::PowerOn {
+            self.eeprom = Eeprom::new(self.eeprom_image);
+        }
         self.shared.regs.reset(Domain::Wake);
         self.phy.reset(now);
         self.ioaddr = 0;
