@@ -1,11 +1,13 @@
 //! Machines without a guest: a device, its cable, and a driver's hands on it.
 //!
-//! [`Direct`](guest_driver::direct::Direct) is the model by itself, [`Served`] the model behind a socket, and
-//! [`Qemu`] a device inside QEMU.
+//! [`Direct`](guest_driver::direct::Direct) is the model by itself, [`Served`] the model behind a socket,
+//! [`Attached`] the same with QEMU as its client, and [`Qemu`] QEMU's own device.
 
+mod attached;
 mod qemu;
 mod served;
 
+pub use attached::Attached;
 pub use qemu::Qemu;
 pub use served::{Cable, Daemon, Served};
 

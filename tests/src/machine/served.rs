@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use guest_driver::regs::STATUS;
 use guest_driver::socket::Socket;
 use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Counters, Port, RxBuf, switch};
@@ -223,7 +224,9 @@ impl Bus for Served {
 }
 
 impl Wire for Served {
+    /// Comes after all that the driver has written: those writes do not wait to be executed, but a read does.
     fn transmit(&mut self, frame: &[u8]) {
+        self.bus.read32(STATUS);
         self.cable.transmit(frame);
     }
     fn collect(&mut self) -> Option<Vec<u8>> {

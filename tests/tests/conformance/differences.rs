@@ -9,6 +9,8 @@ pub(crate) enum On {
     Direct,
     /// The model behind a vfio-user socket.
     Socket,
+    /// The model behind a vfio-user socket, with QEMU as its client.
+    Attached,
     /// QEMU's own e1000.
     Qemu,
 }
@@ -18,6 +20,7 @@ impl fmt::Display for On {
         f.write_str(match self {
             On::Direct => "direct",
             On::Socket => "socket",
+            On::Attached => "attached",
             On::Qemu => "qemu",
         })
     }

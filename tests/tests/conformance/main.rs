@@ -1,5 +1,5 @@
 //! One list of claims about an 82540EM, held against the model called directly, against the model behind a vfio-user
-//! socket, and against QEMU's own e1000: so that a misreading shared by our driver and our model shows.
+//! socket, with our client and with QEMU's, and against QEMU's own e1000: so that a misreading shared by our driver and our model shows.
 //!
 //! Where a device differs, `differences.rs` says so and why; a difference that has gone fails as well.
 
@@ -23,7 +23,7 @@ use guest_driver::direct::Direct;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nic_emu_lab::Lab;
 use nic_emu_tests::Machine;
-use nic_emu_tests::machine::{MAC, Qemu, Served};
+use nic_emu_tests::machine::{Attached, MAC, Qemu, Served};
 
 use differences::{On, difference};
 use support::{Check, Outcome};
@@ -40,6 +40,12 @@ fn main() -> ExitCode {
     for check in checks() {
         trials.push(trial(On::Socket, check, |check| {
             run(check, &mut Served::start())
+        }));
+    }
+    for check in checks() {
+        trials.push(trial(On::Attached, check, |check| {
+            let attached = Lab::open().and_then(|lab| Attached::start(&lab));
+            run(check, &mut attached.map_err(|error| error.to_string())?)
         }));
     }
     for check in checks() {

@@ -8,12 +8,15 @@ use nic_emu_tests::Machine;
 /// Why a check failed, or nothing.
 pub(crate) type Outcome = Result<(), String>;
 
+/// What a check does.
+pub(crate) type Claim = Box<dyn Fn(&mut dyn Machine) -> Outcome + Send + Sync>;
+
 /// One claim about the device, on a machine that was just switched on.
 pub(crate) struct Check {
     /// `group::claim`.
     pub(crate) name: String,
     /// Proves it or says what was seen instead.
-    pub(crate) run: Box<dyn Fn(&mut dyn Machine) -> Outcome + Send + Sync>,
+    pub(crate) run: Claim,
 }
 
 /// A check of each named function, called after the module and the function.

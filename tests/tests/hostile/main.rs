@@ -121,7 +121,7 @@ pub(crate) fn exchange(nic: &mut Nic, seed: u32) {
         std::thread::yield_now();
     }
     let back = plain(nic.mac, PEER, 300, seed);
-    nic.bus.transmit(&back);
+    nic.bus.cable.transmit(&back);
     let mut buffer = vec![0; 1 << 16];
     loop {
         match nic.receive(&mut buffer) {

@@ -19,7 +19,7 @@ const SIZES: &[usize] = &[
 fn inject_sizes(nic: &mut Nic) {
     let mac = nic.mac;
     for len in SIZES {
-        nic.bus.transmit(&plain(mac, PEER, *len, *len as u32));
+        nic.bus.cable.transmit(&plain(mac, PEER, *len, *len as u32));
     }
     settle(nic);
 }
@@ -104,7 +104,7 @@ fn receiver_goes_off_and_on_with_each_frame() {
         for round in 0u32..300 {
             let mode = round << rctl::MO_SHIFT & (3 << rctl::MO_SHIFT);
             nic.bus.write32(RCTL, rctl::BAM | mode);
-            nic.bus.transmit(&plain(mac, PEER, 1000, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 1000, round));
             nic.bus.write32(RCTL, rctl::EN | rctl::BAM | mode);
             nic.bus.write32(RDT, round.wrapping_mul(7) % 70);
         }
@@ -126,7 +126,7 @@ fn tail_moves_under_a_waiting_frame() {
             reopen(nic, config);
             let mac = nic.mac;
             for seed in 0..5 {
-                nic.bus.transmit(&plain(mac, PEER, 16_000, seed));
+                nic.bus.cable.transmit(&plain(mac, PEER, 16_000, seed));
             }
             let mut tail = 0;
             for round in 0..200 {
@@ -153,7 +153,7 @@ fn reset_within_traffic() {
             for _ in 0..30 {
                 nic.tx
                     .push(&mut nic.bus, legacy(addr, 1514, EOP | IFCS | RS));
-                nic.bus.transmit(&plain(mac, PEER, 1514, round));
+                nic.bus.cable.transmit(&plain(mac, PEER, 1514, round));
             }
             nic.tx.kick(&mut nic.bus);
             let control = nic.bus.read32(CTRL);
@@ -209,10 +209,10 @@ fn bus_mastering_goes_off_within_traffic() {
             let addr = nic.tx_buffers;
             nic.tx.push(&mut nic.bus, legacy(addr, 60, EOP | IFCS | RS));
             nic.tx.kick(&mut nic.bus);
-            nic.bus.transmit(&plain(mac, PEER, 60, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 60, round));
             nic.bus
                 .config_write(pci::COMMAND, 2, on & !pci::COMMAND_MASTER);
-            nic.bus.transmit(&plain(mac, PEER, 60, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 60, round));
             nic.tx.push(&mut nic.bus, legacy(addr, 60, EOP | IFCS | RS));
             nic.tx.kick(&mut nic.bus);
             // Off means off: what lies in memory stays as it is.
@@ -240,10 +240,10 @@ fn power_state_changes_within_traffic() {
             let addr = nic.tx_buffers;
             nic.tx.push(&mut nic.bus, legacy(addr, 60, EOP | IFCS | RS));
             nic.tx.kick(&mut nic.bus);
-            nic.bus.transmit(&plain(mac, PEER, 60, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 60, round));
             nic.bus.config_write(PMCSR, 2, 3);
             nic.bus.write32(TDT, 63);
-            nic.bus.transmit(&plain(mac, PEER, 60, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 60, round));
             nic.bus.settle();
             nic.bus.config_write(PMCSR, 2, 0);
             nic.bus.config_write(pci::COMMAND, 2, command);
@@ -264,7 +264,7 @@ fn causes_without_end() {
         nic.bus.write32(IMS, !0);
         for round in 0..500 {
             nic.bus.write32(ICS, !0);
-            nic.bus.transmit(&plain(mac, PEER, 60, round));
+            nic.bus.cable.transmit(&plain(mac, PEER, 60, round));
             nic.bus.write32(RDTR, FPD | 0xFFFF);
             nic.bus.write32(TIDV, FPD | 0xFFFF);
             if round % 3 == 0 {
@@ -305,7 +305,7 @@ fn frames_of_noise() {
             {
                 place.copy_from_slice(&[0x86, 0xDD, 0x60]);
             }
-            nic.bus.transmit(&frame);
+            nic.bus.cable.transmit(&frame);
             nic.receive(&mut buffer);
         }
     });

@@ -42,11 +42,10 @@ fn parts_of_registers() {
         nic.bus.write32(VET, 0x8100);
         let whole = nic.bus.read32(STATUS).to_le_bytes();
         let client = nic.bus.bus.client();
-        for offset in 0..4 {
+        for (at, want) in (u64::from(STATUS)..).zip(whole) {
             let mut byte = [0; 1];
-            let at = u64::from(STATUS) + offset as u64;
             client.region_read(BAR0, at, &mut byte).expect("a byte");
-            assert_eq!(byte[0], whole[offset], "byte {offset} of STATUS");
+            assert_eq!(byte[0], want, "byte {at} of STATUS");
         }
         // A part that is written changes the register as a whole or not at all.
         client

@@ -25,7 +25,7 @@ fn fill(nic: &mut Nic) {
 fn inject(nic: &mut Nic, frames: u32) {
     let mac = nic.mac;
     for seed in 0..frames {
-        nic.bus.transmit(&plain(mac, PEER, 100, seed));
+        nic.bus.cable.transmit(&plain(mac, PEER, 100, seed));
     }
 }
 

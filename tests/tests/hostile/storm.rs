@@ -66,7 +66,7 @@ fn round(nic: &mut Nic, random: &mut Random) {
                 let mut frame = pattern(len, random.next() as u32);
                 let known = len.min(6);
                 frame[..known].copy_from_slice(&nic.mac[..known]);
-                nic.bus.transmit(&frame);
+                nic.bus.cable.transmit(&frame);
             }
             1 => {
                 let tail = random.below(66) as u32;
