@@ -17,6 +17,8 @@ const HOTPLUG: &str = include_str!("guest/hotplug.sh");
 const PROGRAMS: [&str; 9] = [
     "bridge", "dash", "ethtool", "ip", "iperf3", "lspci", "ping", "ss", "tc",
 ];
+/// What glibc loads by itself when a thread is cancelled, as iperf3 does at its end; no program names it.
+const LIBGCC: &str = "usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
 /// PCI vendors whose devices `lspci` shall know by name: Intel, QEMU's (1234, 1af4, 1b36).
 const PCI_VENDORS: [&str; 4] = ["8086", "1234", "1af4", "1b36"];
 const PCI_IDS: &str = "usr/share/misc/pci.ids";
@@ -35,7 +37,7 @@ pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<PathBuf> {
 
 /// Changes with whatever of the lab's own goes into the image (FNV-1a).
 fn fingerprint() -> u64 {
-    let parts = [INIT, AGENT, HOTPLUG]
+    let parts = [INIT, AGENT, HOTPLUG, LIBGCC]
         .into_iter()
         .chain(PROGRAMS)
         .chain(PCI_VENDORS);
@@ -78,7 +80,7 @@ fn build(tools: &Tools, release: &str, modules: &Path) -> Result<Vec<u8>> {
         archive.symlink(&format!("usr/bin/{applet}"), "busybox");
     }
     archive.symlink("usr/bin/sh", "dash");
-    let mut libraries = Vec::new();
+    let mut libraries = vec![tools.root().join(LIBGCC)];
     for program in PROGRAMS {
         let path = tools.path(program)?;
         archive.file(&format!("usr/bin/{program}"), 0o755, &read(&path)?);
