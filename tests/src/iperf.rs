@@ -32,6 +32,8 @@ pub struct Throughput {
     pub retransmits: u64,
     /// Share of UDP datagrams lost, in percent.
     pub lost_percent: f64,
+    /// UDP datagrams lost.
+    pub lost: u64,
 }
 
 /// Each server listens on a port of its own: the guest's old connections to it may linger.
@@ -129,13 +131,17 @@ pub fn run(vm: &mut Vm, to: IpAddr, server: &Server, load: Load) -> Result<Throu
     let bits = received["bits_per_second"]
         .as_f64()
         .context("iperf3 reports no throughput")?;
-    let lost = received["lost_percent"]
-        .as_f64()
-        .or(end["sum"]["lost_percent"].as_f64());
+    let of_udp = |name: &str| {
+        received[name]
+            .as_f64()
+            .or(end["sum"][name].as_f64())
+            .unwrap_or(0.0)
+    };
     let throughput = Throughput {
         mbit: bits / 1e6,
         retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
-        lost_percent: lost.unwrap_or(0.0),
+        lost_percent: of_udp("lost_percent"),
+        lost: of_udp("lost_packets") as u64,
     };
     ensure!(
         throughput.mbit > 0.1,

@@ -5,7 +5,7 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Failed, Trial};
 use nic_emu_lab::{Accel, Lab, Nic, Suite, Vm};
 use nic_emu_tests::{Direction, Host, HostOptions, guest};
 
@@ -72,6 +72,11 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         .check("on_a_tap_made_before", unprivileged)
         .trials(),
     );
+    trials.extend(
+        Stage::new("sigterm", with(lab, HostOptions::default()))
+            .last("under_traffic", sigterm_under_traffic)
+            .trials(),
+    );
     let two_lab = lab.clone();
     trials.extend(
         Stage::new("two_guests", move || Two::new(&two_lab))
@@ -89,42 +94,52 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         .trials(),
     );
     let kvm_lab = lab.clone();
-    let kvm = Stage::new("kvm", move || {
-        let host = Host::start(&kvm_lab, &HostOptions::default())?;
-        let mut vm = host
-            .guest(Suite::TrixieBackports, &[0])
-            .accel(Accel::Kvm)
-            .start()?;
-        host.configure(&mut vm, 0, 0)?;
-        Ok(Set { vm, host })
-    });
-    let kvm = kvm.check("traffic", |set| {
-        set.ping_few(0)?;
-        let mut pair = set.host.pair(&mut set.vm, 0);
-        let (receive, send) = (
-            pair.tcp(Direction::Receive, 5)?.mbit,
-            pair.tcp(Direction::Send, 5)?.mbit,
-        );
-        pair.files(64)?;
-        Ok(format!(
-            "receives {receive:.0} Mbit/s, sends {send:.0} Mbit/s"
-        ))
-    });
-    trials.extend(
-        kvm.trials()
-            .into_iter()
-            .map(|trial| trial.with_ignored_flag(!has_kvm())),
-    );
+    trials.push(Trial::ignorable_test("kvm::traffic", move || {
+        if !has_kvm() {
+            return Ok(Completion::ignored_with(
+                "this machine has no KVM that runs guests in hardware",
+            ));
+        }
+        let said = kvm(&kvm_lab).map_err(|error| Failed::from(format!("{error:#}")))?;
+        eprintln!("    kvm::traffic: {said}");
+        Ok(Completion::Completed)
+    }));
     trials
 }
 
-/// Whether this machine can run guests in hardware.
+/// Whether this machine can run guests in hardware. A KVM without the processor's help interprets their instructions,
+/// and does not know all.
 fn has_kvm() -> bool {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let helps = flags
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm");
+    helps
+        && OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok()
+}
+
+fn kvm(lab: &Lab) -> Result<String> {
+    let host = Host::start(lab, &HostOptions::default())?;
+    let mut vm = host
+        .guest(Suite::TrixieBackports, &[0])
+        .accel(Accel::Kvm)
+        .start()?;
+    host.configure(&mut vm, 0, 0)?;
+    let mut set = Set { vm, host };
+    set.ping_few(0)?;
+    let mut pair = set.host.pair(&mut set.vm, 0);
+    let (receive, send) = (
+        pair.tcp(Direction::Receive, 5)?.mbit,
+        pair.tcp(Direction::Send, 5)?.mbit,
+    );
+    pair.files(64)?;
+    Ok(format!(
+        "receives {receive:.0} Mbit/s, sends {send:.0} Mbit/s"
+    ))
 }
 
 fn unprivileged(set: &mut Set) -> Result<String> {
@@ -233,6 +248,17 @@ impl Two {
     }
 }
 
+/// A daemon that ends as it should leaves a QEMU that runs on, with a NIC that is dead.
+fn sigterm_under_traffic(set: Set) -> Result<String> {
+    let Set { mut vm, host } = set;
+    vm.ok("ping -q -f 10.77.0.1 >/dev/null 2>&1 &")?;
+    sleep(Duration::from_secs(1));
+    sigterm(host)?;
+    sleep(Duration::from_secs(1));
+    vm.ok("true").context("QEMU, after nic-emu-cli has ended")?;
+    Ok("QEMU runs on".into())
+}
+
 /// After the daemon was killed the guest's NIC is dead; how to get it back is told in the README.
 fn replugged(host: Host) -> Result<String> {
     let nic = Nic::VfioUser {
@@ -248,9 +274,15 @@ fn replugged(host: Host) -> Result<String> {
     host.configure(&mut vm, 0, 0)?;
     host.pair(&mut vm, 0).ping(false, [56])?;
 
+    // QEMU 11.1 aborts if messages to the daemon are still on their way when that is killed, and the connection is
+    // reset instead of closed. Nothing on our side can help that.
+    sleep(Duration::from_secs(1));
     let host = host.kill_and_restart()?;
-    vm.unplug(&id, Duration::from_secs(60))
-        .context("device_del of a NIC whose daemon was killed")?;
+    let unplugged = vm.unplug(&id, Duration::from_secs(60));
+    // If QEMU is gone, this is what says why.
+    vm.ok("true")
+        .context("QEMU, after its NIC's daemon was killed")?;
+    unplugged.context("device_del of a NIC whose daemon was killed")?;
     vm.plug(&nic)?;
     wait_interface(&mut vm)?;
     host.configure(&mut vm, 0, 0)?;
