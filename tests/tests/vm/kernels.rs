@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use nic_emu_lab::{Lab, Suite, Vm};
+use nic_emu_lab::{Error, Lab, Suite, Vm};
 use nic_emu_tests::counters::{self, ethtool_trouble, snmp_trouble};
 use nic_emu_tests::guest;
 use nic_emu_tests::iperf::Throughput;
@@ -311,15 +311,13 @@ fn quiet(vm: &mut Vm) -> Result<counters::Counters> {
 fn second_client_refused(set: &mut Set, suite: Suite) -> Result<String> {
     let started = Instant::now();
     let second = set.host.guest(suite, &[0]).spawn();
-    match second {
-        Err(_) => {}
-        Ok(mut vm) => {
-            let status = vm
-                .wait_exit(REFUSAL)
-                .context("a second QEMU was not refused")?;
-            ensure!(!status.success(), "a second QEMU ended without an error");
+    let refused = second.and_then(|mut vm| vm.wait_exit(REFUSAL).map(|_| vm.ok("true")));
+    let why = match refused {
+        Err(why @ Error::QemuExited { .. }) | Ok(Err(why @ Error::QemuExited { .. })) => {
+            why.to_string()
         }
-    }
+        other => bail!("a second QEMU was not refused: {other:?}"),
+    };
     let took = started.elapsed();
     ensure!(
         took < REFUSAL + Duration::from_secs(5),
@@ -327,7 +325,10 @@ fn second_client_refused(set: &mut Set, suite: Suite) -> Result<String> {
     );
     set.ping_few(0)
         .context("the first guest, after a second client")?;
-    Ok(format!("after {took:.1?}"))
+    Ok(format!(
+        "after {took:.1?}: {}",
+        why.lines().next().unwrap_or_default()
+    ))
 }
 
 /// SIGTERM leaves nothing behind.
