@@ -7,13 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown, recv,
+    recvmsg, send, shutdown,
 };
 
 use crate::session::{Closed, Session};
 use crate::wire::MAX_FDS;
 
-/// A connected client.
+/// Receive calls that empty a socket before it is closed: more than any socket buffer holds.
+const LAST_RECEIVES: usize = 1024;
+
+/// A connected client. Closed when dropped, such that the client reads an end of file.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
@@ -76,5 +80,20 @@ impl Connection {
         let now = Timespec::default();
         poll(&mut fds, Some(&now)).is_ok()
             && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+}
+
+impl Drop for Connection {
+    /// A socket that is closed with something unread resets its peer, and QEMU 11.1 aborts when that happens while it
+    /// writes. So nothing more is let in, and what has come is thrown away.
+    fn drop(&mut self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        let mut thrown_away = [0; 4096];
+        for _ in 0..LAST_RECEIVES {
+            match recv(&self.socket, &mut thrown_away, RecvFlags::DONTWAIT) {
+                Ok((_, n)) if n > 0 => {}
+                _ => break,
+            }
+        }
     }
 }

@@ -127,8 +127,8 @@ impl Server {
     /// Somebody wants to connect. Accepts one; if there is a client already, the new one is turned away at once,
     /// except that a client which has hung up makes room.
     pub fn on_listener(&mut self, handler: &mut (impl Handler + ?Sized)) -> Accepted {
-        let socket = match self.listener.accept() {
-            Ok(Some(socket)) => socket,
+        let newcomer = match self.listener.accept() {
+            Ok(Some(socket)) => Connection::new(socket),
             Ok(None) => return Accepted::Nobody,
             Err(error) => {
                 self.deaf = true;
@@ -142,7 +142,7 @@ impl Server {
             self.disconnect(&Closed::ByClient, handler);
         }
         debug!("client connected");
-        self.connection = Some(Connection::new(socket));
+        self.connection = Some(newcomer);
         Accepted::Client
     }
 

@@ -1,23 +1,15 @@
 //! A process without a free descriptor: clients wait, and the event loop does not spin. In a process of its own, since
 //! the limit is the process's.
 
+mod common;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
+use common::idle::{Nothing, server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use vfio_user::{
-    Accepted, Bar, Device, Handler, Interest, ListenOptions, Listener, Poller, Region, ResetKind,
-    Server, Source,
-};
-
-struct Nothing;
-
-impl Handler for Nothing {
-    fn read(&mut self, _: Region, _: u64, _: &mut [u8]) {}
-    fn write(&mut self, _: Region, _: u64, _: &[u8]) {}
-    fn reset(&mut self, _: ResetKind) {}
-}
+use vfio_user::{Accepted, Interest, Poller, Source};
 
 /// Remembers whether the listener is watched.
 #[derive(Default)]
@@ -36,16 +28,7 @@ impl Poller for Watching {
 
 #[test]
 fn a_listener_that_cannot_accept_is_left_alone_for_a_while() {
-    let path = std::env::temp_dir().join(format!("vfio-user-nofile-{}", std::process::id()));
-    let device = Device::builder()
-        .ids(1, 2)
-        .bar(0, Bar::memory32(0x1000))
-        .build()
-        .unwrap();
-    let mut server = Server::new(
-        Listener::bind(&path, &ListenOptions::default()).unwrap(),
-        device,
-    );
+    let (mut server, path) = server("nofile");
     let mut poller = Watching::default();
     server.update_watches(&mut poller).unwrap();
     assert!(poller.0);

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use common::idle::{Nothing, server};
 use common::{LEVEL, Rig, access, event_fd, memfd, message, proposal, signal, wait, words};
 use vfio_user::client::{Client, ClientError};
 use vfio_user::wire::{Version, dma_map_flags, region_index, set_irqs_flags as set};
-use vfio_user::{Command, ResetKind};
+use vfio_user::{Accepted, Command, ResetKind};
 
 const SOON: Duration = Duration::from_secs(5);
 const NEVER: Duration = Duration::from_millis(50);
@@ -422,4 +423,28 @@ fn a_flood_of_posted_writes_starves_nobody() {
     flood.region_read(0, 49_999 % 64 * 4, &mut last).unwrap();
     assert_eq!(u32::from_le_bytes(last), 49_999);
     assert_eq!(rig.shared.ram.lock().unwrap().writes, 50_000);
+}
+
+/// QEMU 11.1 aborts if its connection is reset while it writes: a client is to read an end of file, whatever it had
+/// sent before.
+#[test]
+fn what_was_left_unread_does_not_reset_the_client() {
+    let (mut server, path) = server("unread");
+    let connect = || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        // Nobody has read this when the connection ends.
+        stream.write_all(&[0; 10_000]).unwrap();
+        stream
+    };
+    let mut first = connect();
+    assert!(matches!(server.on_listener(&mut Nothing), Accepted::Client));
+    let mut second = connect();
+    assert!(matches!(
+        server.on_listener(&mut Nothing),
+        Accepted::Refused
+    ));
+    server.close(&mut Nothing);
+    for stream in [&mut first, &mut second] {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
 }

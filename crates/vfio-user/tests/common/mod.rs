@@ -6,6 +6,8 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod idle;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
