@@ -22,7 +22,7 @@ struct Cli {
 enum Command {
     /// Boot a Debian guest on an emulated NIC and show that it works: about a minute, after the first downloads.
     Demo(demo::Options),
-    /// Run all tests, with real guests: needs root, about 15 minutes on two cores, after the first downloads.
+    /// Run all tests, with real guests: needs root, about 10 minutes on two cores, after the first downloads.
     Test(test::Options),
     /// Measure.
     #[command(subcommand)]

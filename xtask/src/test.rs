@@ -79,11 +79,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     environment(&mut command);
     tally.run("doc", command)?;
 
+    tally.refuse_skips();
     println!("{}", tally.listing());
-    if tally.skipped.iter().any(|name| name.contains("kvm")) {
-        println!(
-            "skipped for want of KVM on this machine: run where /dev/kvm can be opened to see these too"
-        );
+    if !tally.skipped.is_empty() {
+        println!("skipped: this machine has no KVM that runs guests in hardware");
     }
     eprintln!("{:.0} s in all", started.elapsed().as_secs_f64());
     println!("{}", tally.last_line());
@@ -199,6 +198,21 @@ impl Tally {
             Verdict::Skipped => &mut self.skipped,
         };
         list.push(name.to_owned());
+    }
+
+    /// Only what needs KVM may be skipped: anything else that is missing on this machine is a failure.
+    fn refuse_skips(&mut self) {
+        let (may, must_not) = self
+            .skipped
+            .drain(..)
+            .partition(|name| name.contains("::kvm::"));
+        self.skipped = may;
+        let must_not: Vec<String> = must_not;
+        self.failed.extend(
+            must_not
+                .iter()
+                .map(|name| format!("{name} (was skipped, and does not need KVM)")),
+        );
     }
 
     fn listing(&self) -> String {
@@ -340,8 +354,17 @@ mod tests {
     fn the_last_line_counts() {
         let mut tally = Tally::default();
         tally.take("a::b", Verdict::Passed);
-        tally.take("a::c", Verdict::Skipped);
+        tally.take("vm::kvm::c", Verdict::Skipped);
+        tally.refuse_skips();
         assert_eq!(tally.last_line(), "1 passed, 0 failed, 1 skipped");
-        assert_eq!(tally.listing(), "passed a::b\nskipped a::c\n");
+        assert_eq!(tally.listing(), "passed a::b\nskipped vm::kvm::c\n");
+    }
+    #[test]
+    fn only_kvm_may_be_missing() {
+        let mut tally = Tally::default();
+        tally.take("vm::kvm::traffic", Verdict::Skipped);
+        tally.take("net-backend::tap", Verdict::Skipped);
+        tally.refuse_skips();
+        assert_eq!(tally.last_line(), "0 passed, 1 failed, 1 skipped");
     }
 }
