@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use vfio_user::client::Client;
 use vfio_user::{
     Bar, Device, Epoll, Event, Handler, ListenOptions, Listener, Region, ResetKind, Server,
@@ -38,11 +39,16 @@ fn main() {
     let device = Device::builder().bar(0, Bar::memory32(0x1000));
     let listener = Listener::bind(&path, &ListenOptions::default()).unwrap();
     let server = Server::new(listener, device.build().unwrap());
-    let served = std::thread::spawn(move || serve(server));
+    let [near, far] = processors();
+    let served = std::thread::spawn(move || {
+        pin(far);
+        serve(server);
+    });
+    pin(near);
     let mut client = Client::connect(&path).unwrap();
     client.config_write(4, &[2, 0]).unwrap();
     let mut ours = client.stream().try_clone().unwrap();
-    let (mut bare, answered) = pong();
+    let (mut bare, answered) = pong(far);
 
     let mut region_read = message();
     let mut ping = region_read;
@@ -85,6 +91,22 @@ fn main() {
     if verdict == "FAIL" {
         std::process::exit(1);
     }
+}
+
+/// Two processors that we may run on, the same one twice if there is no other.
+fn processors() -> [usize; 2] {
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    let first = allowed.next().unwrap();
+    [first, allowed.next_back().unwrap_or(first)]
+}
+
+/// Keeps this thread on one processor: where two threads run decides how long one takes to wake the other, far more
+/// than what either does.
+fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).unwrap();
 }
 
 fn median(sorted: &[f64]) -> f64 {
@@ -145,9 +167,10 @@ fn serve(mut server: Server) {
 }
 
 /// Answers each request with as many bytes as a region read has, after the same wait.
-fn pong() -> (UnixStream, JoinHandle<()>) {
+fn pong(processor: usize) -> (UnixStream, JoinHandle<()>) {
     let (near, far) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
+        pin(processor);
         far.set_nonblocking(true).unwrap();
         let far: OwnedFd = far.into();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
