@@ -217,6 +217,14 @@ impl Nic {
     ) -> io::Result<bool> {
         self.engine.set_now(now);
         self.engine.run_timers();
+        if self.listen_again.is_some_and(|at| at <= now) {
+            self.listen_again = None;
+            self.server.listen_again();
+            self.server.update_watches(&mut Epoll {
+                epoll,
+                token: self.token,
+            })?;
+        }
         if self
             .backend
             .deadline()
@@ -235,8 +243,8 @@ impl Nic {
         }
         let rx_more = (self.rx_ready || rx_kicked) && self.receive(now, rx_buf);
 
-        self.engine.update_line();
         self.watch_backend(epoll)?;
+        self.engine.update_line();
         Ok(tx_more || rx_more)
     }
 

@@ -355,6 +355,26 @@ fn a_second_client_is_turned_away_at_once_and_the_next_is_served() {
     assert!(log.contains("refused a second hypervisor"), "{log}");
 }
 
+#[test]
+fn a_daemon_short_of_descriptors_serves_again_when_it_has_some() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let dir = TempDir::new().unwrap();
+    let (path, text) = socket(&dir, "nic0.sock");
+    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
+    let pid = Some(Pid::from_child(&daemon.child));
+    let none = Rlimit {
+        current: Some(0),
+        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+    };
+    let before = prlimit(pid, Resource::Nofile, none).unwrap();
+    let client = connect(&path);
+    std::thread::sleep(Duration::from_millis(300));
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    assert!(!version(&client).is_empty());
+    let log = daemon.terminate();
+    assert!(log.contains("cannot let a hypervisor in"), "{log}");
+}
+
 fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream
