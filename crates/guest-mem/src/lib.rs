@@ -16,8 +16,10 @@ mod access;
 mod map;
 mod mapping;
 mod published;
+mod remote;
 
 pub use access::GuestSlice;
 pub use map::{Access, BuildError, Builder, GuestMem, Unreachable};
 pub use mapping::Mapping;
 pub use published::Published;
+pub use remote::{DmaError, Remote};

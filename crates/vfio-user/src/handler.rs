@@ -1,5 +1,7 @@
 //! What a device does when its client talks to it.
 
+use thiserror::Error;
+
 use crate::pci::Command;
 
 /// A region whose contents belong to the device. Configuration space is not among them, the server keeps it.
@@ -42,4 +44,36 @@ pub trait Handler {
     /// The device is reset and lowers its interrupt line. Queues that use guest memory are to stop before the
     /// epoch that begins with this passes.
     fn reset(&mut self, kind: ResetKind);
+
+    /// What saves and restores the device; none if it cannot be migrated, which is what the client is told then.
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        None
+    }
+}
+
+/// A state that a device cannot have, with the reason in words for the log.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the saved state cannot be restored: {0}")]
+pub struct InvalidState(pub String);
+
+/// A device that can be stopped, saved, and continued elsewhere. The server keeps the states of the protocol and saves
+/// configuration space; this is about the rest.
+pub trait Migration {
+    /// The device stops: queues are to leave guest memory and the outside alone before the epoch that begins with
+    /// this passes. What the outside sends meanwhile waits there. Registers go on being answered.
+    fn stop(&mut self);
+
+    /// The stopped device goes on, perhaps with a state that was loaded.
+    fn run(&mut self);
+
+    /// Appends the state of the device, which is stopped and all of whose queues have passed the epoch of that.
+    fn save(&mut self, to: &mut Vec<u8>);
+
+    /// Takes over a state that [`save`](Self::save) has written, here or elsewhere, or anybody else: it is checked
+    /// as if a guest had written it to the registers. The device is stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidState`]; the device is as after a reset then.
+    fn load(&mut self, state: &[u8]) -> Result<(), InvalidState>;
 }

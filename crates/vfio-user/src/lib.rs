@@ -58,6 +58,7 @@ mod dma;
 mod event;
 mod handler;
 mod inbox;
+mod info;
 mod irq;
 mod listener;
 mod outbox;
@@ -70,7 +71,7 @@ pub mod wire;
 
 pub use device::{Bar, BuildError, Device, DeviceBuilder};
 pub use event::{Epoll, Event, Interest, Poller, Source};
-pub use handler::{Handler, Region, ResetKind};
+pub use handler::{Handler, InvalidState, Migration, Region, ResetKind};
 pub use irq::IrqTable;
 pub use listener::{ListenError, ListenOptions, Listener};
 pub use pci::{CONFIG_SIZE, Command, reg};

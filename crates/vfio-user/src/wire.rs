@@ -36,6 +36,8 @@ pub mod command {
     pub const DEVICE_SET_IRQS: u16 = 8;
     pub const REGION_READ: u16 = 9;
     pub const REGION_WRITE: u16 = 10;
+    pub const DMA_READ: u16 = 11;
+    pub const DMA_WRITE: u16 = 12;
     pub const DEVICE_RESET: u16 = 13;
     pub const REGION_WRITE_MULTI: u16 = 15;
     pub const DEVICE_FEATURE: u16 = 16;
@@ -89,6 +91,29 @@ pub mod region_flags {
     pub const READ: u32 = 1 << 0;
     /// The region can be written.
     pub const WRITE: u32 = 1 << 1;
+    /// The region, or areas of it, can be mapped from the file that comes with the reply.
+    pub const MMAP: u32 = 1 << 2;
+    /// Capabilities follow at [`RegionInfo::cap_offset`](super::RegionInfo::cap_offset).
+    pub const CAPS: u32 = 1 << 3;
+}
+
+/// Id of the region capability that lists the areas that can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`).
+pub const CAP_SPARSE_MMAP: u16 = 1;
+
+/// Values of [`IoFd::kind`].
+pub mod io_fd_type {
+    /// Signalled by a write; the value is lost.
+    pub const IOEVENTFD: u32 = 0;
+    /// Tells reads and writes through a socket (never merged into Linux).
+    pub const IOREGIONFD: u32 = 1;
+}
+
+/// Bits of [`IoFd::flags`] for an ioeventfd (`KVM_IOEVENTFD_FLAG_*`).
+pub mod io_fd_flags {
+    /// Only writes of [`IoFd::datamatch`](super::IoFd::datamatch) count.
+    pub const DATAMATCH: u32 = 1 << 0;
+    /// An I/O port rather than memory.
+    pub const PIO: u32 = 1 << 1;
 }
 
 /// Indexes of the regions of a PCI device: 0 to 5 are the BARs.
@@ -145,6 +170,51 @@ pub mod set_irqs_flags {
     pub const DATA: u32 = DATA_NONE | DATA_BOOL | DATA_EVENTFD;
     /// Mask of the `ACTION_*` bits.
     pub const ACTION: u32 = ACTION_MASK | ACTION_UNMASK | ACTION_TRIGGER;
+}
+
+/// Bits of [`Feature::flags`]; the low 16 bits are the feature's number, see [`feature`].
+pub mod feature_flags {
+    /// Mask of the feature's number.
+    pub const NUMBER: u32 = 0xffff;
+    /// The data are asked for.
+    pub const GET: u32 = 1 << 16;
+    /// The data are given.
+    pub const SET: u32 = 1 << 17;
+    /// Nothing is done, the reply tells whether it could be.
+    pub const PROBE: u32 = 1 << 18;
+}
+
+/// Numbers of DEVICE_FEATURE (`VFIO_DEVICE_FEATURE_*`).
+pub mod feature {
+    #![expect(missing_docs, reason = "the names are those of linux/vfio.h")]
+    pub const MIGRATION: u32 = 1;
+    pub const MIG_DEVICE_STATE: u32 = 2;
+    pub const DMA_LOGGING_START: u32 = 6;
+    pub const DMA_LOGGING_STOP: u32 = 7;
+    pub const DMA_LOGGING_REPORT: u32 = 8;
+}
+
+/// Bits that the feature [`feature::MIGRATION`] returns, a `u64`.
+pub mod migration_flags {
+    /// The device's state can be had while it is stopped.
+    pub const STOP_COPY: u64 = 1 << 0;
+    /// The device can stop talking to other devices first.
+    pub const P2P: u64 = 1 << 1;
+    /// State can be had while the device still runs.
+    pub const PRE_COPY: u64 = 1 << 2;
+}
+
+/// Values of [`DeviceState::state`] (`VFIO_DEVICE_STATE_*`).
+pub mod device_state {
+    #![expect(missing_docs, reason = "the names are those of linux/vfio.h")]
+    pub const ERROR: u32 = 0;
+    pub const STOP: u32 = 1;
+    pub const RUNNING: u32 = 2;
+    pub const STOP_COPY: u32 = 3;
+    pub const RESUMING: u32 = 4;
+    pub const RUNNING_P2P: u32 = 5;
+    pub const PRE_COPY: u32 = 6;
+    pub const PRE_COPY_P2P: u32 = 7;
 }
 
 macro_rules! layout {
@@ -278,6 +348,143 @@ layout! {
     }
 }
 layout! {
+    /// Payload of DMA_READ and DMA_WRITE, both ways; data follow where they flow.
+    DmaAccess {
+        /// First DMA address.
+        address: u64,
+        /// Bytes.
+        count: u64,
+    }
+}
+layout! {
+    /// What a region capability starts with.
+    CapHeader {
+        /// Which, see [`CAP_SPARSE_MMAP`].
+        id: u16,
+        /// Of the capability's layout.
+        version: u16,
+        /// Offset of the next, from the start of [`RegionInfo`]; 0 for none.
+        next: u32,
+    }
+}
+layout! {
+    /// What follows the [`CapHeader`] of [`CAP_SPARSE_MMAP`]; then the areas.
+    SparseMmap {
+        /// Number of areas.
+        nr_areas: u32,
+        /// 0.
+        reserved: u32,
+    }
+}
+layout! {
+    /// An area of a region that can be mapped, at [`RegionInfo::offset`] + `offset` of the region's file.
+    MmapArea {
+        /// First byte in the region.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    }
+}
+layout! {
+    /// Payload of DEVICE_GET_REGION_IO_FDS, both ways; in the reply [`IoFd`]s follow.
+    RegionIoFds {
+        /// Bytes that the client takes; in the reply, bytes that there are.
+        argsz: u32,
+        /// 0.
+        flags: u32,
+        /// See [`region_index`].
+        index: u32,
+        /// [`IoFd`]s that follow.
+        count: u32,
+    }
+}
+layout! {
+    /// A piece of a region whose writes a descriptor tells.
+    IoFd {
+        /// First byte in the region.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+        /// Which of the descriptors that came along; all ones for none.
+        fd_index: u32,
+        /// See [`io_fd_type`].
+        kind: u32,
+        /// See [`io_fd_flags`].
+        flags: u32,
+        /// 0.
+        padding: u32,
+        /// The value that counts, with [`io_fd_flags::DATAMATCH`].
+        datamatch: u64,
+    }
+}
+layout! {
+    /// Payload of DEVICE_FEATURE, both ways; data follow where they flow.
+    Feature {
+        /// Bytes of the payload; in a GET, bytes that the client takes.
+        argsz: u32,
+        /// See [`feature_flags`].
+        flags: u32,
+    }
+}
+layout! {
+    /// Data of [`feature::MIG_DEVICE_STATE`].
+    DeviceState {
+        /// See [`device_state`].
+        state: u32,
+        /// 0 here (in VFIO, a descriptor).
+        reserved: u32,
+    }
+}
+layout! {
+    /// Data of [`feature::DMA_LOGGING_START`]; then the ranges.
+    LoggingStart {
+        /// Bytes for which one bit stands.
+        page_size: u64,
+        /// Ranges that follow; 0 for all that is mapped.
+        num_ranges: u32,
+        /// 0.
+        reserved: u32,
+    }
+}
+layout! {
+    /// A range of DMA addresses to log.
+    LoggingRange {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        length: u64,
+    }
+}
+layout! {
+    /// Data of [`feature::DMA_LOGGING_REPORT`]; in the reply the bitmap follows, in words of 64 bits.
+    LoggingReport {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        length: u64,
+        /// Bytes for which one bit stands.
+        page_size: u64,
+    }
+}
+layout! {
+    /// What follows DMA_UNMAP with [`dma_unmap_flags::GET_DIRTY_BITMAP`], both ways; in the reply the bitmap follows.
+    DirtyBitmap {
+        /// Bytes for which one bit stands.
+        pgsize: u64,
+        /// Bytes of the bitmap.
+        size: u64,
+    }
+}
+layout! {
+    /// Payload of MIG_DATA_READ and MIG_DATA_WRITE; data follow where they flow.
+    MigData {
+        /// Bytes of the payload; in a read, bytes that the client takes.
+        argsz: u32,
+        /// Bytes of data.
+        size: u32,
+    }
+}
+layout! {
     /// One write of REGION_WRITE_MULTI, which starts with a `u64` that counts them.
     MultiWrite {
         /// Where and how many of the bytes in `data`.
@@ -332,5 +539,17 @@ mod tests {
         assert_eq!(size_of::<SetIrqs>(), 20);
         assert_eq!(size_of::<RegionAccess>(), 16);
         assert_eq!(size_of::<MultiWrite>(), 24);
+        assert_eq!(size_of::<DmaAccess>(), 16);
+        assert_eq!(size_of::<CapHeader>() + size_of::<SparseMmap>(), 16);
+        assert_eq!(size_of::<MmapArea>(), 16);
+        assert_eq!(size_of::<RegionIoFds>(), 16);
+        assert_eq!(size_of::<IoFd>(), 40);
+        assert_eq!(size_of::<Feature>(), 8);
+        assert_eq!(size_of::<DeviceState>(), 8);
+        assert_eq!(size_of::<LoggingStart>(), 16);
+        assert_eq!(size_of::<LoggingRange>(), 16);
+        assert_eq!(size_of::<LoggingReport>(), 24);
+        assert_eq!(size_of::<DirtyBitmap>(), 16);
+        assert_eq!(size_of::<MigData>(), 8);
     }
 }
