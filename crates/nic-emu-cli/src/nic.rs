@@ -30,7 +30,7 @@ const BACKLOG: usize = 4096;
 /// How long a hypervisor that could not be let in waits for the next try.
 const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 
-/// One of the descriptors of a NIC. Its epoll data is the NIC's number and these three low bits.
+/// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// One of the server's; the epoll data says which.
@@ -41,14 +41,14 @@ pub(crate) enum Source {
     Link,
 }
 
-const TOKEN_BITS: u32 = 3;
-const TOKEN_BACKEND: u64 = 4;
-const TOKEN_LINK: u64 = 5;
+const TOKEN_BITS: u32 = 4;
+const TOKEN_BACKEND: u64 = 8;
+const TOKEN_LINK: u64 = 9;
 
 impl Source {
     /// Takes epoll data apart into the number of a NIC and its descriptor.
     pub(crate) fn of_token(data: u64) -> (usize, Self) {
-        let source = match data & 7 {
+        let source = match data & ((1 << TOKEN_BITS) - 1) {
             TOKEN_BACKEND => Self::Backend,
             TOKEN_LINK => Self::Link,
             _ => Self::Server(data),

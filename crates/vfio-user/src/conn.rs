@@ -1,14 +1,16 @@
 //! The socket of one client: nonblocking, read in bulk, written in whole replies.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown, recv,
-    recvmsg, send, shutdown,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, recv, recvmsg, send, sendmsg, shutdown,
 };
 
 use crate::session::{Closed, Session};
@@ -63,8 +65,7 @@ impl Connection {
     /// Sends what may leave, until the socket is full.
     pub(crate) fn flush(&self, session: &mut Session) -> Result<(), Closed> {
         while session.has_output() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&self.socket, session.output(), flags) {
+            match self.send(session.output(), session.output_fds()) {
                 Ok(n) => session.sent(n),
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Err(Errno::CONNRESET | Errno::PIPE) => return Err(Closed::ByClient),
@@ -72,6 +73,19 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    fn send(&self, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if fds.is_empty() {
+            return send(&self.socket, bytes, flags);
+        }
+        let fds: ArrayVec<BorrowedFd<'_>, MAX_FDS> =
+            fds.iter().take(MAX_FDS).map(|fd| fd.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)
     }
 
     /// Whether the client has closed its end, even if something is left to receive.

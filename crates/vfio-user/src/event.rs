@@ -15,6 +15,10 @@ pub enum Source {
     Connection = 1,
     /// The eventfd by which the client lets the interrupt line rise again.
     Resample = 2,
+    /// The second socket, if the client wanted one.
+    Twin = 3,
+    /// The eventfd by which queues ask for guest memory that only the client can reach.
+    Dma = 4,
 }
 
 bitflags! {
@@ -49,6 +53,8 @@ impl Event {
                 0 => Source::Listener,
                 1 => Source::Connection,
                 2 => Source::Resample,
+                3 => Source::Twin,
+                4 => Source::Dma,
                 _ => return None,
             },
             readable: flags.contains(epoll::EventFlags::IN),
@@ -81,18 +87,18 @@ pub trait Poller {
     fn unwatch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
 }
 
-/// A [`Poller`] over an epoll instance. Events carry `token` with the [`Source`] in its two lowest bits.
+/// A [`Poller`] over an epoll instance. Events carry `token` with the [`Source`] in its three lowest bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Epoll<'a> {
     /// The epoll instance.
     pub epoll: BorrowedFd<'a>,
-    /// Tells this server's events from others'; its two lowest bits are not used.
+    /// Tells this server's events from others'; its three lowest bits are not used.
     pub token: u64,
 }
 
 impl Epoll<'_> {
     /// The bits of an event's data that tell the [`Source`].
-    pub const SOURCE: u64 = 0b11;
+    pub const SOURCE: u64 = 0b111;
 }
 
 impl Poller for Epoll<'_> {

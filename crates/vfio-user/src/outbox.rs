@@ -1,6 +1,8 @@
 //! Replies on their way out: whole, in order, and not before the epoch they wait for.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -23,7 +25,14 @@ struct Hold {
     epoch: u64,
 }
 
-/// Queue of replies. Positions count the bytes of the connection's whole outgoing stream.
+/// Descriptors that travel with the message that begins at byte `at`.
+#[derive(Debug)]
+struct Attached {
+    at: u64,
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+/// Queue of messages. Positions count the bytes of the connection's whole outgoing stream.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     buf: Vec<u8>,
@@ -34,6 +43,7 @@ pub(crate) struct Outbox {
     /// Bytes yet to send of a reply whose header is gone.
     begun: usize,
     holds: VecDeque<Hold>,
+    attached: VecDeque<Attached>,
 }
 
 impl Outbox {
@@ -63,6 +73,15 @@ impl Outbox {
         self.buf.extend_from_slice(payload.as_bytes());
     }
 
+    /// Attaches descriptors to the message that is pushed next. They leave with its first byte, and no other message
+    /// leaves in the same write: a client that receives in bulk could not tell whose they are.
+    pub(crate) fn attach(&mut self, fds: Vec<Arc<OwnedFd>>) {
+        if !fds.is_empty() {
+            let at = self.base + self.buf.len() as u64;
+            self.attached.push_back(Attached { at, fds });
+        }
+    }
+
     /// Makes room for `len` more bytes of the reply pushed last, all ones, and lends them to be filled.
     pub(crate) fn extend(&mut self, len: usize) -> &mut [u8] {
         let at = self.buf.len();
@@ -82,7 +101,7 @@ impl Outbox {
 
     /// What to send next: as many whole replies as the socket takes at once, or a piece of a large one.
     pub(crate) fn next(&self) -> &[u8] {
-        let free = &self.buf[self.sent..self.released()];
+        let free = &self.buf[self.sent..self.alone()];
         let mut end = self.begun;
         while let Some(rest) = free.get(end..)
             && let Ok((header, _)) = Header::read_from_prefix(rest)
@@ -96,8 +115,19 @@ impl Outbox {
         &free[..end.min(free.len()).min(WHOLE)]
     }
 
+    /// The descriptors that leave with [`next`](Self::next).
+    pub(crate) fn fds(&self) -> &[Arc<OwnedFd>] {
+        match self.attached.front() {
+            Some(first) if first.at == self.position() => &first.fds,
+            _ => &[],
+        }
+    }
+
     /// The socket took `n` bytes of [`next`](Self::next).
     pub(crate) fn consume(&mut self, n: usize) {
+        if n > 0 && !self.fds().is_empty() {
+            self.attached.pop_front();
+        }
         let mut left = n;
         while left > 0 {
             if self.begun == 0 {
@@ -126,6 +156,26 @@ impl Outbox {
     /// Forgets everything: the client is gone.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Stream position of the next byte to send.
+    fn position(&self) -> u64 {
+        self.base + self.sent as u64
+    }
+
+    /// Index in `buf` up to which nothing is held, and no descriptors come between.
+    fn alone(&self) -> usize {
+        let index = |at: u64| (at - self.base) as usize;
+        let released = self.released();
+        let mut attached = self.attached.iter().peekable();
+        let mut end = released;
+        if let Some(first) = attached.next_if(|a| a.at == self.position()) {
+            let bytes = &self.buf[index(first.at)..];
+            if let Ok((header, _)) = Header::read_from_prefix(bytes) {
+                end = end.min(index(first.at) + header.size as usize);
+            }
+        }
+        attached.next().map_or(end, |next| end.min(index(next.at)))
     }
 
     /// Index in `buf` up to which nothing is held.
@@ -191,6 +241,29 @@ mod tests {
         assert!(!out.is_ready(), "the later of two holds counts");
         out.pass(3);
         assert_eq!(ids(out.next()), [3]);
+    }
+
+    #[test]
+    fn a_message_with_descriptors_leaves_alone() {
+        let fd = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let mut out = Outbox::default();
+        push(&mut out, 0, 4);
+        for id in [1, 2] {
+            out.attach(vec![fd.clone(); id.into()]);
+            push(&mut out, id, 4);
+        }
+        push(&mut out, 3, 4);
+        push(&mut out, 4, 4);
+        for (expected, fds) in [(&[0][..], 0), (&[1], 1), (&[2], 2), (&[3, 4], 0)] {
+            assert_eq!((ids(out.next()), out.fds().len()), (expected.to_vec(), fds));
+            // The socket may take less than it was offered; the descriptors are gone with the first byte.
+            let len = out.next().len();
+            out.consume(1);
+            assert!(out.fds().is_empty() && out.next().len() >= len - 1);
+            out.consume(len - 1);
+        }
+        assert!(!out.is_ready());
+        assert_eq!(Arc::strong_count(&fd), 1, "closed once sent");
     }
 
     #[test]

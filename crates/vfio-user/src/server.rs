@@ -112,6 +112,7 @@ impl Server {
         match event.source {
             Source::Listener => return Ok(Some(self.on_listener(handler))),
             Source::Resample => self.on_resample(),
+            Source::Twin | Source::Dma => {}
             Source::Connection => {
                 if event.writable {
                     self.on_writable(handler)?;

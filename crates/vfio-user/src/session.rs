@@ -17,7 +17,7 @@ use crate::inbox::{Inbox, Message, Unframed};
 use crate::irq::{self, IrqTable};
 use crate::outbox::Outbox;
 use crate::pci::{Command, ConfigSpace};
-use crate::version;
+use crate::version::Proposal;
 use crate::wire::{self, DmaMap, DmaUnmap, Header, command};
 
 /// The connection is over. Everything that belonged to the client is cleaned up, the next one may come.
@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) irqs: Arc<IrqTable>,
     pub(crate) resample: Option<Arc<OwnedFd>>,
     pub(crate) outbox: Outbox,
+    /// What the client can do, once negotiated.
+    pub(crate) client: Proposal,
     dma: DmaTable,
     negotiated: bool,
     epoch: u64,
@@ -88,6 +90,7 @@ impl Session {
                 irqs: Arc::default(),
                 resample: None,
                 outbox: Outbox::default(),
+                client: Proposal::default(),
                 dma: DmaTable::new(),
                 negotiated: false,
                 epoch: 0,
@@ -176,6 +179,11 @@ impl Session {
         self.state.outbox.next()
     }
 
+    /// The descriptors to send with the first byte of [`output`](Self::output), mostly none.
+    pub fn output_fds(&self) -> &[Arc<OwnedFd>] {
+        self.state.outbox.fds()
+    }
+
     /// The first `n` bytes of [`output`](Self::output) are sent.
     pub fn sent(&mut self, n: usize) {
         self.state.outbox.consume(n);
@@ -233,18 +241,19 @@ impl State {
 
     fn negotiate(&mut self, message: &Message<'_>) -> Result<(), Closed> {
         let header = &message.header;
-        let answer =
+        let proposal =
             if header.flags & wire::header_flags::TYPE != 0 || header.command != command::VERSION {
                 Err("the first message is not VERSION")
             } else if !message.fds.is_empty() || message.fds_lost {
                 Err("descriptors came with VERSION")
             } else {
-                version::answer(message.payload)
+                Proposal::parse(message.payload)
             };
-        match answer {
-            Ok(payload) => {
+        match proposal {
+            Ok(proposal) => {
                 self.negotiated = true;
-                self.reply(header, payload.as_slice());
+                self.client = proposal;
+                self.reply(header, proposal.answer().as_slice());
                 Ok(())
             }
             Err(why) => {
@@ -342,6 +351,20 @@ impl State {
         if header.wants_reply() {
             let size = payload.as_bytes().len();
             self.outbox.push(&header.reply(size), payload);
+        }
+    }
+
+    /// A reply with descriptors, which the client must be able to take: see [`Proposal::max_fds`].
+    pub(crate) fn reply_with_fds(
+        &mut self,
+        header: &Header,
+        payload: &(impl IntoBytes + Immutable + ?Sized),
+        fds: Vec<Arc<OwnedFd>>,
+    ) {
+        debug_assert!(fds.len() <= self.client.max_fds);
+        if header.wants_reply() {
+            self.outbox.attach(fds);
+            self.reply(header, payload);
         }
     }
 

@@ -11,24 +11,114 @@ use crate::wire::{MAX_DATA, MAX_DMA_MAPS, MAX_FDS, MINOR, Version};
 /// A proposal that we cannot take, in words for the log.
 pub(crate) type Refused = &'static str;
 
-/// The payload of the reply to a proposal.
-pub(crate) fn answer(payload: &[u8]) -> Result<Vec<u8>, Refused> {
-    let (proposed, json) =
-        Version::read_from_prefix(payload).map_err(|_| "the version is missing")?;
-    if proposed.major != 0 {
-        return Err("the major version is not 0");
+/// What a client proposed: version 0 of the protocol, and what the client can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Proposal {
+    minor: u16,
+    /// Bytes of the JSON, its NUL included.
+    room: usize,
+    /// Descriptors that it takes with one message.
+    pub(crate) max_fds: usize,
+    /// Bytes of data that it takes in one message, and sends in one.
+    pub(crate) max_data: usize,
+    /// It sends REGION_WRITE_MULTI.
+    pub(crate) write_multiple: bool,
+}
+
+impl Default for Proposal {
+    /// What the specification assumes of a client that says nothing.
+    fn default() -> Self {
+        Self {
+            minor: 0,
+            room: 0,
+            max_fds: 1,
+            max_data: MAX_DATA,
+            write_multiple: false,
+        }
     }
-    let write_multiple = match json {
-        [] => false,
-        json => check(json)?,
-    };
-    let version = Version {
-        major: 0,
-        minor: proposed.minor.min(MINOR),
-    };
-    let mut reply = version.as_bytes().to_vec();
-    reply.extend_from_slice(capabilities(json.len(), write_multiple).as_bytes());
-    Ok(reply)
+}
+
+impl Proposal {
+    /// Understands the payload of VERSION.
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, Refused> {
+        let (version, json) =
+            Version::read_from_prefix(payload).map_err(|_| "the version is missing")?;
+        if version.major != 0 {
+            return Err("the major version is not 0");
+        }
+        let silent = Self {
+            minor: version.minor,
+            room: json.len(),
+            ..Self::default()
+        };
+        match json {
+            [] => Ok(silent),
+            json => silent.with(json),
+        }
+    }
+
+    /// The payload of the reply.
+    pub(crate) fn answer(&self) -> Vec<u8> {
+        let version = Version {
+            major: 0,
+            minor: self.minor.min(MINOR),
+        };
+        let mut reply = version.as_bytes().to_vec();
+        reply.extend_from_slice(capabilities(self.room, self.write_multiple).as_bytes());
+        reply
+    }
+
+    /// Takes over the proposed capabilities, if they make sense.
+    fn with(mut self, json: &[u8]) -> Result<Self, Refused> {
+        let [text @ .., 0] = json else {
+            return Err("the capabilities do not end with a NUL");
+        };
+        let json: Value =
+            serde_json::from_slice(text).map_err(|_| "the capabilities are not valid JSON")?;
+        let root = json.as_object().ok_or("the capabilities are no object")?;
+        let Some(capabilities) = root.get("capabilities") else {
+            return Ok(self);
+        };
+        let capabilities = capabilities
+            .as_object()
+            .ok_or("`capabilities` is no object")?;
+        let is_page_size = |value: &Value| value.as_u64().is_some_and(|n| n != 0 && n % 4096 == 0);
+
+        if let Some(value) = capabilities.get("max_msg_fds") {
+            let fds = value.as_u64().filter(|n| *n <= 1024);
+            let fds = fds.ok_or("`max_msg_fds` is not a number up to 1024")?;
+            self.max_fds = MAX_FDS.min(fds as usize);
+        }
+        if let Some(value) = capabilities.get("max_data_xfer_size") {
+            let bytes = value
+                .as_u64()
+                .ok_or("`max_data_xfer_size` is not a number")?;
+            self.max_data = bytes.min(MAX_DATA as u64) as usize;
+        }
+        if !capabilities.get("max_dma_maps").is_none_or(Value::is_u64) {
+            return Err("`max_dma_maps` is not a number");
+        }
+        if !capabilities.get("pgsizes").is_none_or(is_page_size) {
+            return Err("`pgsizes` is not a multiple of 4096");
+        }
+        if !capabilities.get("migration").is_none_or(|v| {
+            v.as_object()
+                .is_some_and(|m| m.get("pgsize").is_none_or(is_page_size))
+        }) {
+            return Err("`migration` is no object, or its `pgsize` is not a multiple of 4096");
+        }
+        if !capabilities.get("twin_socket").is_none_or(|v| {
+            v.as_object()
+                .is_some_and(|t| t.get("supported").is_none_or(Value::is_boolean))
+        }) {
+            return Err("`twin_socket` is no object, or its `supported` is not a boolean");
+        }
+        if let Some(value) = capabilities.get("write_multiple") {
+            let multiple = value.as_bool();
+            self.write_multiple = multiple.ok_or("`write_multiple` is not a boolean")?;
+        }
+        Ok(self)
+    }
 }
 
 /// Our capabilities as JSON with its NUL, in at most `room` bytes; the ones that matter most come first.
@@ -55,57 +145,13 @@ fn capabilities(room: usize, write_multiple: bool) -> String {
     }
 }
 
-/// Whether the proposed capabilities make sense; true if they include `write_multiple`.
-fn check(json: &[u8]) -> Result<bool, Refused> {
-    let [text @ .., 0] = json else {
-        return Err("the capabilities do not end with a NUL");
-    };
-    let json: Value =
-        serde_json::from_slice(text).map_err(|_| "the capabilities are not valid JSON")?;
-    let root = json.as_object().ok_or("the capabilities are no object")?;
-    let Some(capabilities) = root.get("capabilities") else {
-        return Ok(false);
-    };
-    let capabilities = capabilities
-        .as_object()
-        .ok_or("`capabilities` is no object")?;
-    let number = |value: &Value| value.as_u64();
-    let is_page_size = |value: &Value| number(value).is_some_and(|n| n != 0 && n % 4096 == 0);
-    let is_ok = |key: &str, test: &dyn Fn(&Value) -> bool| capabilities.get(key).is_none_or(test);
-
-    if !is_ok("max_msg_fds", &|v| number(v).is_some_and(|n| n <= 1024)) {
-        return Err("`max_msg_fds` is not a number up to 1024");
-    }
-    if !is_ok("max_data_xfer_size", &|v| number(v).is_some()) {
-        return Err("`max_data_xfer_size` is not a number");
-    }
-    if !is_ok("max_dma_maps", &|v| number(v).is_some()) {
-        return Err("`max_dma_maps` is not a number");
-    }
-    if !is_ok("pgsizes", &is_page_size) {
-        return Err("`pgsizes` is not a multiple of 4096");
-    }
-    if !is_ok("migration", &|v| {
-        v.as_object()
-            .is_some_and(|m| m.get("pgsize").is_none_or(is_page_size))
-    }) {
-        return Err("`migration` is no object, or its `pgsize` is not a multiple of 4096");
-    }
-    if !is_ok("twin_socket", &|v| {
-        v.as_object()
-            .is_some_and(|t| t.get("supported").is_none_or(Value::is_boolean))
-    }) {
-        return Err("`twin_socket` is no object, or its `supported` is not a boolean");
-    }
-    match capabilities.get("write_multiple") {
-        None => Ok(false),
-        Some(value) => value.as_bool().ok_or("`write_multiple` is not a boolean"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn answer(payload: &[u8]) -> Result<Vec<u8>, Refused> {
+        Proposal::parse(payload).map(|proposal| proposal.answer())
+    }
 
     fn payload(major: u16, minor: u16, json: &str) -> Vec<u8> {
         let mut bytes = Version { major, minor }.as_bytes().to_vec();
@@ -134,6 +180,18 @@ mod tests {
                 "max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "max_dma_maps": 1024, "write_multiple": true
             })
         );
+    }
+
+    #[test]
+    fn what_the_client_can_do_is_remembered_within_our_own_limits() {
+        let parse = |json| Proposal::parse(&payload(0, 0, json)).unwrap();
+        let qemu = parse(QEMU);
+        assert_eq!((qemu.max_fds, qemu.max_data), (16, 1 << 20));
+        assert!(qemu.write_multiple);
+        let silent = parse("");
+        assert_eq!((silent.max_fds, silent.max_data), (1, 1 << 20));
+        let odd = "{\"capabilities\":{\"max_msg_fds\":1024,\"max_data_xfer_size\":4099}}\0";
+        assert_eq!((parse(odd).max_fds, parse(odd).max_data), (16, 4099));
     }
 
     #[test]

@@ -342,7 +342,7 @@ impl Drop for Rig {
 
 fn run(mut server: Server, shared: &Shared, wake: &OwnedFd) {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    let data = epoll::EventData::new_u64(3);
+    let data = epoll::EventData::new_u64(7);
     epoll::add(&epoll, wake, data, epoll::EventFlags::IN).unwrap();
     let mut events = Vec::with_capacity(8);
     let mut seen = 0;
