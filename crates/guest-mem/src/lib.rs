@@ -1,7 +1,7 @@
 //! RAM of one VM as seen by an emulated device.
 //!
 //! A [`GuestMem`] is an immutable snapshot of the memory map: sorted ranges of DMA addresses, each backed by a
-//! [`Mapping`] of a file that the hypervisor shares, or known and unreachable. The owner of the map builds a new
+//! [`Mapping`] of a file that the hypervisor shares, by a [`Remote`] that has to be asked, or known and unreachable. The owner of the map builds a new
 //! snapshot for each change and hands it out through [`Published`]; whoever does DMA holds a snapshot, and with it
 //! the mappings, for as long as it uses them.
 //!
@@ -13,13 +13,17 @@
 //! This is the only crate of the workspace that dereferences guest pointers.
 
 mod access;
+mod build;
+mod dirty;
 mod map;
 mod mapping;
 mod published;
 mod remote;
 
 pub use access::GuestSlice;
-pub use map::{Access, BuildError, Builder, GuestMem, Unreachable};
+pub use build::{BuildError, Builder};
+pub use dirty::{DirtyLog, LogError, MAX_PAGES, MIN_PAGE_SIZE};
+pub use map::{Access, GuestMem, Reach};
 pub use mapping::Mapping;
 pub use published::Published;
 pub use remote::{DmaError, Remote};

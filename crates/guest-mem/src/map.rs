@@ -3,10 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use thiserror::Error;
+use zerocopy::IntoBytes;
 
 use crate::access::{self, GuestSlice};
+use crate::build::Builder;
+use crate::dirty::DirtyLog;
 use crate::mapping::Mapping;
+use crate::remote::{DmaError, Remote};
 
 /// What a device may do with a range, and what it is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,144 +20,69 @@ pub enum Access {
     ReadWrite,
 }
 
-/// The address range cannot be reached by DMA: nothing is mapped there, it may not be written, its memory was not
-/// shared with us, or it wraps around the end of the address space. Nothing was read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("guest memory at {addr:#x} cannot be reached")]
-pub struct Unreachable {
-    /// First address of the access that failed.
-    pub addr: u64,
-}
-
-/// A memory map that cannot be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum BuildError {
-    /// A range is empty or wraps around the end of the 64-bit address space.
-    #[error("the range at {0:#x} is empty or wraps around")]
-    BadRange(u64),
-    /// Two ranges overlap.
-    #[error("the range at {0:#x} overlaps another")]
-    Overlap(u64),
-    /// A range reaches beyond its mapping, or is to be written through a read-only one.
-    #[error("the range at {0:#x} does not fit its mapping")]
-    BadMapping(u64),
+/// What is behind a range.
+#[derive(Clone)]
+pub(crate) enum Backing {
+    /// Memory of this process, from byte `offset` of `mapping`.
+    Mapped { mapping: Arc<Mapping>, offset: u64 },
+    /// Somebody who has to be asked.
+    Remote(Arc<dyn Remote>),
+    /// Nothing that we could reach.
+    Unreachable,
 }
 
 #[derive(Clone)]
-struct Range {
-    start: u64,
+pub(crate) struct Range {
+    pub(crate) start: u64,
     /// Last address, inclusive: a range may end at the top of the address space.
-    last: u64,
-    access: Access,
-    /// Where `start` is in this process; none if the memory was not shared with us.
-    host: Option<Host>,
+    pub(crate) last: u64,
+    pub(crate) access: Access,
+    pub(crate) backing: Backing,
 }
 
-#[derive(Clone)]
-struct Host {
-    mapping: Arc<Mapping>,
-    offset: u64,
+/// How memory is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All of it is mapped into this process: [`GuestMem::slices`] lends it.
+    Mapped,
+    /// For some of it somebody has to be asked: it can be read and written, not lent.
+    Remote,
 }
 
-impl Range {
-    /// Pointer to `addr`, which must be in the range.
-    fn at(&self, addr: u64) -> Option<*mut u8> {
-        self.host
-            .as_ref()
-            .map(|host| host.mapping.at(host.offset + (addr - self.start)))
-    }
+/// A part of one range.
+enum Piece<'m> {
+    Mapped(*mut u8),
+    Remote(&'m dyn Remote),
 }
 
 /// A snapshot of one VM's memory map. Cloning is cheap and keeps the mappings alive.
 #[derive(Clone)]
 pub struct GuestMem {
     ranges: Arc<[Range]>,
-}
-
-/// Collects the ranges of a [`GuestMem`], in any order.
-#[derive(Default)]
-pub struct Builder {
-    ranges: Vec<Range>,
-}
-
-impl Builder {
-    /// Adds `len` bytes at DMA address `iova`, backed by `mapping` from its byte `offset`.
-    #[must_use]
-    pub fn map(
-        mut self,
-        iova: u64,
-        len: u64,
-        mapping: Arc<Mapping>,
-        offset: u64,
-        access: Access,
-    ) -> Self {
-        let host = Some(Host { mapping, offset });
-        self.push(iova, len, access, host);
-        self
-    }
-
-    /// Adds `len` bytes at `iova` that exist and that we cannot reach.
-    #[must_use]
-    pub fn unreachable(mut self, iova: u64, len: u64, access: Access) -> Self {
-        self.push(iova, len, access, None);
-        self
-    }
-
-    fn push(&mut self, start: u64, len: u64, access: Access, host: Option<Host>) {
-        // A bad range keeps `last < start`, which `build` reports.
-        let last = match len {
-            0 => start.wrapping_sub(1),
-            _ => start.checked_add(len - 1).unwrap_or(0),
-        };
-        self.ranges.push(Range {
-            start,
-            last,
-            access,
-            host,
-        });
-    }
-
-    /// The map of all ranges added.
-    ///
-    /// # Errors
-    ///
-    /// See [`BuildError`].
-    pub fn build(mut self) -> Result<GuestMem, BuildError> {
-        self.ranges.sort_by_key(|range| range.start);
-        for range in &self.ranges {
-            if range.last < range.start || (range.start == 0 && range.last == u64::MAX) {
-                return Err(BuildError::BadRange(range.start));
-            }
-            if let Some(host) = &range.host {
-                let len = range.last - range.start + 1;
-                let fits = host
-                    .offset
-                    .checked_add(len)
-                    .is_some_and(|end| end <= host.mapping.len());
-                if !fits || (range.access == Access::ReadWrite && !host.mapping.writable()) {
-                    return Err(BuildError::BadMapping(range.start));
-                }
-            }
-        }
-        if let Some(pair) = self
-            .ranges
-            .windows(2)
-            .find(|pair| pair[0].last >= pair[1].start)
-        {
-            return Err(BuildError::Overlap(pair[1].start));
-        }
-        Ok(GuestMem {
-            ranges: self.ranges.into(),
-        })
-    }
+    /// Everybody who may have to be asked, once.
+    remotes: Arc<[Arc<dyn Remote>]>,
+    log: Option<Arc<DirtyLog>>,
+    /// Those who would have to be waited for are not asked.
+    nonblocking: bool,
 }
 
 impl GuestMem {
+    pub(crate) fn new(
+        ranges: Vec<Range>,
+        remotes: Vec<Arc<dyn Remote>>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Self {
+        Self {
+            ranges: ranges.into(),
+            remotes: remotes.into(),
+            log,
+            nonblocking: false,
+        }
+    }
+
     /// A map with nothing in it.
     pub fn empty() -> Self {
-        Self {
-            ranges: Arc::new([]),
-        }
+        Self::new(Vec::new(), Vec::new(), None)
     }
 
     /// Starts a new map.
@@ -162,53 +90,93 @@ impl GuestMem {
         Builder::default()
     }
 
-    /// Fills `to` from guest memory at `addr`; reads all bytes or none.
+    /// The same map for a thread that may not wait: ranges whose [`Remote`] blocks are unreachable in it.
+    #[must_use]
+    pub fn nonblocking(&self) -> Self {
+        Self {
+            nonblocking: true,
+            ..self.clone()
+        }
+    }
+
+    /// Fills `to` from guest memory at `addr`; reads all bytes or none. (If a remote fails, some bytes of `to` may have
+    /// been filled.)
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is.
-    pub fn read(&self, addr: u64, to: &mut [u8]) -> Result<(), Unreachable> {
+    /// [`DmaError::Unreachable`] if any byte is, and what a remote says.
+    pub fn read(&self, addr: u64, to: &mut [u8]) -> Result<(), DmaError> {
         if let Some((ptr, room)) = self.find(addr, Access::Read)
             && to.len() as u64 <= room
         {
             access::copy_out(ptr, to);
             return Ok(());
         }
-        let mut done = 0;
+        self.read_pieces(addr, to)
+    }
+
+    #[cold]
+    fn read_pieces(&self, addr: u64, to: &mut [u8]) -> Result<(), DmaError> {
         self.check(addr, to.len() as u64, Access::Read)?;
-        self.slices(addr, to.len() as u64, Access::Read, |slice| {
-            done += slice.copy_to(&mut to[done..]);
+        let mut rest = to;
+        self.walk(addr, rest.len() as u64, Access::Read, |piece, at, n| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = later;
+            match piece {
+                Piece::Mapped(ptr) => access::copy_out(ptr, now),
+                Piece::Remote(remote) => remote.read(at, now)?,
+            }
+            Ok(())
         })
     }
 
-    /// Copies `from` to guest memory at `addr`; writes all bytes or none.
+    /// Copies `from` to guest memory at `addr`; writes all bytes or none. (If a remote fails, what lies before its range
+    /// has been written.) What goes to a remote arrives in the order of these calls, at the latest with
+    /// [`flush`](Self::flush).
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is, or may not be written.
-    pub fn write(&self, addr: u64, from: &[u8]) -> Result<(), Unreachable> {
+    /// [`DmaError::Unreachable`] if any byte is, or may not be written, and what a remote says.
+    pub fn write(&self, addr: u64, from: &[u8]) -> Result<(), DmaError> {
         if let Some((ptr, room)) = self.find(addr, Access::ReadWrite)
             && from.len() as u64 <= room
         {
             access::copy_in(from, ptr);
+            self.mark_written(addr, from.len() as u64);
             return Ok(());
         }
+        self.write_pieces(addr, from)
+    }
+
+    #[cold]
+    fn write_pieces(&self, addr: u64, from: &[u8]) -> Result<(), DmaError> {
         self.check(addr, from.len() as u64, Access::ReadWrite)?;
         let mut rest = from;
-        self.slices(addr, from.len() as u64, Access::ReadWrite, |slice| {
-            let (now, later) = rest.split_at(slice.len());
-            access::copy_in(now, slice.as_ptr().cast_mut());
-            rest = later;
-        })
+        self.walk(
+            addr,
+            rest.len() as u64,
+            Access::ReadWrite,
+            |piece, at, n| {
+                let (now, later) = rest.split_at(n);
+                rest = later;
+                match piece {
+                    Piece::Mapped(ptr) => access::copy_in(now, ptr),
+                    Piece::Remote(remote) => remote.write(at, now)?,
+                }
+                self.mark_written(at, n as u64);
+                Ok(())
+            },
+        )
     }
 
     /// Fills `to` with little-endian 64-bit words from `addr`. Each word is read at once (if `addr` is a multiple
-    /// of 8, as descriptors always are), in ascending order, and what its writer wrote before is visible after.
+    /// of 8, as descriptors always are), in ascending order, and what its writer wrote before is visible after. A
+    /// remote is asked for all words at once, and keeps this order if it reads as a bus would.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is.
-    pub fn read_u64s(&self, addr: u64, to: &mut [u64]) -> Result<(), Unreachable> {
+    /// [`DmaError::Unreachable`] if any byte is, and what a remote says.
+    pub fn read_u64s(&self, addr: u64, to: &mut [u64]) -> Result<(), DmaError> {
         if let Some((ptr, room)) = self.find(addr, Access::Read)
             && size_of_val(to) as u64 <= room
             && ptr.cast::<u64>().is_aligned()
@@ -218,13 +186,9 @@ impl GuestMem {
             }
             return Ok(());
         }
-        let mut at = addr;
-        self.check(addr, size_of_val(to) as u64, Access::Read)?;
+        self.read_pieces(addr, to.as_mut_bytes())?;
         for word in to {
-            let mut bytes = [0; 8];
-            self.read(at, &mut bytes)?;
-            *word = u64::from_le_bytes(bytes);
-            at = at.wrapping_add(8);
+            *word = u64::from_le(*word);
         }
         Ok(())
     }
@@ -234,11 +198,12 @@ impl GuestMem {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is, or may not be written.
-    pub fn store_u64(&self, addr: u64, value: u64) -> Result<(), Unreachable> {
+    /// As [`write`](Self::write).
+    pub fn store_u64(&self, addr: u64, value: u64) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 8 && ptr.cast::<u64>().is_aligned() => {
                 access::store_u64(ptr, value);
+                self.mark_written(addr, 8);
                 Ok(())
             }
             _ => self.write(addr, &value.to_le_bytes()),
@@ -250,11 +215,12 @@ impl GuestMem {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is, or may not be written.
-    pub fn store_u32(&self, addr: u64, value: u32) -> Result<(), Unreachable> {
+    /// As [`write`](Self::write).
+    pub fn store_u32(&self, addr: u64, value: u32) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 4 && ptr.cast::<u32>().is_aligned() => {
                 access::store_u32(ptr, value);
+                self.mark_written(addr, 4);
                 Ok(())
             }
             _ => self.write(addr, &value.to_le_bytes()),
@@ -265,61 +231,148 @@ impl GuestMem {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if it is, or may not be written.
-    pub fn store_u8(&self, addr: u64, value: u8) -> Result<(), Unreachable> {
-        let (ptr, _) = self
-            .find(addr, Access::ReadWrite)
-            .ok_or(Unreachable { addr })?;
-        access::store_u8(ptr, value);
+    /// As [`write`](Self::write).
+    pub fn store_u8(&self, addr: u64, value: u8) -> Result<(), DmaError> {
+        match self.find(addr, Access::ReadWrite) {
+            Some((ptr, _)) => {
+                access::store_u8(ptr, value);
+                self.mark_written(addr, 1);
+                Ok(())
+            }
+            None => self.write(addr, &[value]),
+        }
+    }
+
+    /// Waits until everything written through remotes has arrived: to be called before the guest is interrupted, or
+    /// told in a register, because of it. Costs nothing if there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Interrupted`]: call again after the epoch. That somebody has gone is no error here: nothing that
+    /// was written can arrive any more, and nobody waits for it.
+    pub fn flush(&self) -> Result<(), DmaError> {
+        for remote in &*self.remotes {
+            if self.nonblocking && remote.blocks() {
+                continue;
+            }
+            match remote.flush() {
+                Ok(()) | Err(DmaError::Unreachable { .. }) => {}
+                Err(DmaError::Interrupted) => return Err(DmaError::Interrupted),
+            }
+        }
         Ok(())
     }
 
     /// Hands out the pieces of this process's memory that back `len` bytes at `addr`, in ascending order.
     ///
+    /// Whoever lets somebody write to slices lent for [`Access::ReadWrite`] calls [`mark_written`](Self::mark_written)
+    /// afterwards.
+    ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte is; the pieces before it have been handed out then.
+    /// [`DmaError::Unreachable`] if any byte is not mapped ([`reach`](Self::reach) says whether it can be read and
+    /// written all the same); the pieces before it have been handed out then.
     pub fn slices<'m>(
         &'m self,
         addr: u64,
         len: u64,
         access: Access,
         mut each: impl FnMut(GuestSlice<'m>),
-    ) -> Result<(), Unreachable> {
-        let mut at = addr;
-        let mut left = len;
-        while left > 0 {
-            let (ptr, room) = self.find(at, access).ok_or(Unreachable { addr })?;
-            let n = left.min(room);
-            each(GuestSlice::new(
-                ptr,
-                usize::try_from(n).map_err(|_| Unreachable { addr })?,
-            ));
-            left -= n;
-            if left > 0 {
-                at = at.checked_add(n).ok_or(Unreachable { addr })?;
+    ) -> Result<(), DmaError> {
+        self.walk(addr, len, access, |piece, _, n| match piece {
+            Piece::Mapped(ptr) => {
+                each(GuestSlice::new(ptr, n));
+                Ok(())
             }
+            Piece::Remote(_) => Err(DmaError::Unreachable { addr }),
+        })
+    }
+
+    /// Notes that `len` bytes at `addr` have been written: by somebody who was lent slices of them. All other writes
+    /// note it themselves. To be called after the bytes are written and never before: a page that is reported between
+    /// mark and write would be copied without the write, and never again.
+    #[inline]
+    pub fn mark_written(&self, addr: u64, len: u64) {
+        if let Some(log) = &self.log {
+            log.mark(addr, len);
         }
-        Ok(())
+    }
+
+    /// How `len` bytes at `addr` can be reached for `access`.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Unreachable`] if any byte cannot.
+    pub fn reach(&self, addr: u64, len: u64, access: Access) -> Result<Reach, DmaError> {
+        let mut reach = Reach::Mapped;
+        self.walk(addr, len, access, |piece, _, _| {
+            if let Piece::Remote(_) = piece {
+                reach = Reach::Remote;
+            }
+            Ok(())
+        })?;
+        Ok(reach)
     }
 
     /// Whether `len` bytes at `addr` can be reached for `access`.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if any byte cannot.
-    pub fn check(&self, addr: u64, len: u64, access: Access) -> Result<(), Unreachable> {
-        self.slices(addr, len, access, |_| ())
+    /// [`DmaError::Unreachable`] if any byte cannot.
+    pub fn check(&self, addr: u64, len: u64, access: Access) -> Result<(), DmaError> {
+        self.reach(addr, len, access).map(drop)
     }
 
-    /// Pointer to `addr` and the number of bytes from there to the end of its range.
+    /// Calls `each` for every part of `len` bytes at `addr`, with its address and length.
+    fn walk<'m>(
+        &'m self,
+        addr: u64,
+        len: u64,
+        access: Access,
+        mut each: impl FnMut(Piece<'m>, u64, usize) -> Result<(), DmaError>,
+    ) -> Result<(), DmaError> {
+        let unreachable = DmaError::Unreachable { addr };
+        let mut at = addr;
+        let mut left = len;
+        while left > 0 {
+            let range = self.range(at, access).ok_or(unreachable)?;
+            let n = left.min(range.last - at + 1);
+            let piece = match &range.backing {
+                Backing::Mapped { mapping, offset } => {
+                    Piece::Mapped(mapping.at(offset + (at - range.start)))
+                }
+                Backing::Remote(remote) if !(self.nonblocking && remote.blocks()) => {
+                    Piece::Remote(&**remote)
+                }
+                Backing::Remote(_) | Backing::Unreachable => return Err(unreachable),
+            };
+            each(piece, at, usize::try_from(n).map_err(|_| unreachable)?)?;
+            left -= n;
+            if left > 0 {
+                at = at.checked_add(n).ok_or(unreachable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pointer to `addr`, if it is mapped, and the number of bytes from there to the end of its range.
+    #[inline]
     fn find(&self, addr: u64, access: Access) -> Option<(*mut u8, u64)> {
+        let range = self.range(addr, access)?;
+        let Backing::Mapped { mapping, offset } = &range.backing else {
+            return None;
+        };
+        let ptr = mapping.at(offset + (addr - range.start));
+        Some((ptr, range.last - addr + 1))
+    }
+
+    /// The range of `addr`, if it may be accessed so.
+    #[inline]
+    fn range(&self, addr: u64, access: Access) -> Option<&Range> {
         let after = self.ranges.partition_point(|range| range.start <= addr);
         let range = self.ranges.get(after.checked_sub(1)?)?;
-        if addr > range.last || (access == Access::ReadWrite && range.access == Access::Read) {
-            return None;
-        }
-        Some((range.at(addr)?, range.last - addr + 1))
+        let allowed = access == Access::Read || range.access == Access::ReadWrite;
+        (addr <= range.last && allowed).then_some(range)
     }
 }
 
@@ -327,10 +380,10 @@ impl fmt::Debug for GuestMem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.ranges.iter().map(|r| {
-                let kind = if r.host.is_some() {
-                    "mapped"
-                } else {
-                    "unreachable"
+                let kind = match r.backing {
+                    Backing::Mapped { .. } => "mapped",
+                    Backing::Remote(_) => "remote",
+                    Backing::Unreachable => "unreachable",
                 };
                 format!("{:#x}..={:#x} {:?} {kind}", r.start, r.last, r.access)
             }))

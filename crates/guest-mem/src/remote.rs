@@ -21,8 +21,10 @@ pub enum DmaError {
 
 /// The other side of a range of guest memory that this process does not have mapped: a hypervisor that answers
 /// messages, or an embedder's callback.
+///
+/// Only mapped memory can be lent; this is copied. A range of this kind may be read and written from several threads.
 pub trait Remote: Send + Sync + Debug {
-    /// Fills `to` from `addr`.
+    /// Fills `to` from `addr`, and sees what was [written](Self::write) before.
     ///
     /// # Errors
     ///
@@ -34,11 +36,14 @@ pub trait Remote: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// See [`DmaError`]. An address that turns out to be wrong later is counted by whoever implements this.
+    /// See [`DmaError`]: the bytes were not taken, and none of them will arrive. [`DmaError::Interrupted`] is for one who
+    /// would have to wait for room to take them. An address that turns out to be wrong later is counted by whoever
+    /// implements this.
     fn write(&self, addr: u64, from: &[u8]) -> Result<(), DmaError>;
 
     /// Waits until all that was written has arrived. A device calls this before it interrupts the guest, which expects
-    /// to find in memory what the interrupt is about.
+    /// to find in memory what the interrupt is about. Has to cost next to nothing if there is nothing to wait for: it
+    /// is called for every burst of frames, wherever those went.
     ///
     /// # Errors
     ///

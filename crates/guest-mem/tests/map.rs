@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use guest_mem::{Access, BuildError, GuestMem, Mapping, Published, Unreachable};
+use guest_mem::{Access, BuildError, DmaError, GuestMem, Mapping, Published};
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -44,7 +44,10 @@ fn an_access_may_cross_ranges_that_touch() {
 fn a_write_that_reaches_a_hole_writes_nothing() {
     let mem = five_ranges();
     let addr = 2 * PAGE - 8;
-    assert_eq!(mem.write(addr, &[0xff; 16]), Err(Unreachable { addr }));
+    assert_eq!(
+        mem.write(addr, &[0xff; 16]),
+        Err(DmaError::Unreachable { addr })
+    );
     let mut back = [1; 8];
     mem.read(addr, &mut back).unwrap();
     assert_eq!(back, [0; 8]);
