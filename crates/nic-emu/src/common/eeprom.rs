@@ -13,6 +13,8 @@
 //! A change takes effect when CS drops after the last bit, and at once: DO reads 1 (ready) when CS rises again. CS
 //! dropping earlier abandons the command. There is no sequence of pins that does anything else.
 
+use serde::{Deserialize, Serialize};
+
 /// Number of 16-bit words.
 pub const WORDS: usize = 64;
 
@@ -36,7 +38,7 @@ pub struct Pins {
 }
 
 /// What the shift register is in the middle of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     /// Waiting for a start bit.
     Start,
@@ -56,10 +58,19 @@ enum Phase {
     Done,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Target {
     Word(u8),
     All,
+}
+
+/// The state of an EEPROM, but for the pins that the host drives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedEeprom {
+    words: [[u16; 16]; WORDS / 16],
+    phase: Phase,
+    data_out: bool,
+    write_enabled: bool,
 }
 
 /// The EEPROM: its words and the state of its port.
@@ -119,6 +130,51 @@ impl Eeprom {
         if pins.cs && before.sk && !pins.sk {
             self.clock_out();
         }
+    }
+
+    /// Its state. The levels of the pins are for whoever drives them to remember.
+    pub fn save(&self) -> SavedEeprom {
+        let (lines, _) = self.words.as_chunks();
+        SavedEeprom {
+            words: std::array::from_fn(|line| lines[line]),
+            phase: self.phase,
+            data_out: self.data_out,
+            write_enabled: self.write_enabled,
+        }
+    }
+
+    /// Takes over a state, as far as an EEPROM can have it, with the pins at these levels.
+    pub fn restore(&mut self, saved: &SavedEeprom, pins: Pins) {
+        self.words.copy_from_slice(saved.words.as_flattened());
+        self.write_enabled = saved.write_enabled;
+        self.pins = pins;
+        self.phase = match saved.phase {
+            _ if !pins.cs => Phase::Done,
+            Phase::Command { bits, value } => {
+                let bits = bits % COMMAND_BITS;
+                let value = value & ((1 << bits) - 1);
+                Phase::Command { bits, value }
+            }
+            Phase::Out { word, bits } => Phase::Out {
+                word,
+                bits: bits % 16,
+            },
+            Phase::In {
+                target,
+                bits,
+                value,
+            } => {
+                let bits = bits % 16;
+                let value = value & ((1 << bits) - 1);
+                Phase::In {
+                    target,
+                    bits,
+                    value,
+                }
+            }
+            other => other,
+        };
+        self.data_out = saved.data_out || !matches!(self.phase, Phase::Out { .. });
     }
 
     fn deselect(&mut self) {

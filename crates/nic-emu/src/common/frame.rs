@@ -4,6 +4,7 @@ use std::fmt;
 
 use arrayvec::ArrayVec;
 use guest_mem::GuestSlice;
+use serde::{Deserialize, Serialize};
 
 /// Length of an Ethernet header without a VLAN tag, in bytes.
 pub const ETH_HEADER: usize = 14;
@@ -19,7 +20,7 @@ pub const MIN_FRAME: usize = 60;
 pub const MAX_SUPER_FRAME: usize = 65535 + 32;
 
 /// What kind of packets a super-frame has to be cut into. Numbered by [`GsoKind::virtio`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GsoKind {
     /// TCP over IPv4.
     TcpV4,
@@ -54,7 +55,7 @@ impl GsoKind {
 /// A frame that is still to be cut into segments, with the meaning that Linux gives to a `virtio_net_hdr`: the
 /// IP lengths in the header are those of the whole super-frame, the checksum field holds the pseudo-header sum with
 /// the length of the whole super-frame, and a [`Csum`] always goes with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gso {
     /// What to cut it into.
     pub kind: GsoKind,
@@ -66,7 +67,7 @@ pub struct Gso {
 
 /// A checksum that is still to be filled in: the one's complement sum from `start` to the end of the frame, which
 /// includes the field's present value (the pseudo-header sum), is complemented and stored at `start + offset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Csum {
     /// First byte summed, from the start of the frame.
     pub start: u16,
@@ -362,7 +363,7 @@ impl fmt::Debug for TxFrame<'_> {
 }
 
 /// What is known about the L4 checksum of a received frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RxCsum {
     /// Nothing: the model verifies it if the guest wants to know.
     #[default]
@@ -374,7 +375,7 @@ pub enum RxCsum {
 }
 
 /// What a backend knows of a received frame beside its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RxMeta {
     /// State of the L4 checksum; `Partial` if `gso` is set.
     pub csum: RxCsum,

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Time;
 
 /// Stands for "not running".
@@ -57,6 +59,32 @@ impl DelayTimer {
         self.cap.store(NEVER, SeqCst);
         waiting
     }
+
+    /// What is left of the timer, `None` if no event waits.
+    pub fn save(&self, now: Time) -> Option<SavedTimer> {
+        let left = |at: u64| (at != NEVER).then(|| at.saturating_sub(now.0));
+        left(self.due.load(SeqCst)).map(|due| SavedTimer {
+            due,
+            cap: left(self.cap.load(SeqCst)),
+        })
+    }
+
+    /// Takes over what another timer had left. No delay can be longer than `longest` ns.
+    pub fn restore(&self, saved: Option<SavedTimer>, longest: u64, now: Time) {
+        self.flush();
+        let at = |left: u64| now.plus_nanos(left.min(longest)).0.min(NEVER - 1);
+        if let Some(SavedTimer { due, cap }) = saved {
+            self.due.store(at(due), SeqCst);
+            self.cap.store(cap.map_or(NEVER, at), SeqCst);
+        }
+    }
+}
+
+/// A running [`DelayTimer`] without its clock: nanoseconds that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedTimer {
+    due: u64,
+    cap: Option<u64>,
 }
 
 /// The minimum interval between two assertions of an interrupt.
@@ -88,6 +116,22 @@ impl Throttle {
     /// Notes an assertion.
     pub fn asserted(&self, now: Time) {
         self.last.store(now.0.min(NEVER - 1), SeqCst);
+    }
+
+    /// Nanoseconds since the last assertion, `None` if there was none.
+    pub fn save(&self, now: Time) -> Option<u64> {
+        match self.last.load(SeqCst) {
+            NEVER => None,
+            last => Some(now.0.saturating_sub(last)),
+        }
+    }
+
+    /// Takes over what another throttle has seen.
+    pub fn restore(&self, since: Option<u64>, now: Time) {
+        match since {
+            None => self.reset(),
+            Some(since) => self.asserted(Time(now.0.saturating_sub(since))),
+        }
     }
 
     /// Forgets the last assertion.

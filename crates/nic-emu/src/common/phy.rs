@@ -3,6 +3,8 @@
 //! Registers 0 to 15 are IEEE 802.3 clause 22, 16 and up are Marvell's. The far end of the cable is a partner that
 //! can do everything except pause frames and needs [`AUTONEG`] to agree.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Time;
 
 /// Nanoseconds from the start of auto-negotiation to link. Real ones take seconds; long enough here for a driver to see
@@ -104,7 +106,7 @@ const RESET: [u16; 32] = {
 };
 
 /// Link speed; the numbers are how MAC and PHY registers encode it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Speed {
     /// 10 Mb/s.
     Mbps10 = 0,
@@ -115,7 +117,7 @@ pub enum Speed {
 }
 
 /// A link as both ends understand it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Speed.
     pub speed: Speed,
@@ -131,6 +133,23 @@ enum Autoneg {
     /// Complete at this time.
     Running(Time),
     /// Complete; `None` if the two ends have nothing in common.
+    Complete(Option<Link>),
+}
+
+/// The state of a PHY without its clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPhy {
+    regs: [u16; 32],
+    carrier: bool,
+    autoneg: SavedAutoneg,
+    dropped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum SavedAutoneg {
+    Stopped,
+    /// Nanoseconds that are left.
+    Running(u64),
     Complete(Option<Link>),
 }
 
@@ -188,6 +207,11 @@ impl Phy {
             self.event(INT_AN_COMPLETE);
             self.settle();
         }
+    }
+
+    /// Whether the cable is in.
+    pub fn carrier(&self) -> bool {
+        self.carrier
     }
 
     /// Plugs or pulls the cable.
@@ -256,11 +280,55 @@ impl Phy {
         }
     }
 
+    /// Its state. That the reset pin is held is for whoever holds it to remember.
+    pub fn save(&self, now: Time) -> SavedPhy {
+        SavedPhy {
+            regs: self.regs,
+            carrier: self.carrier,
+            autoneg: match self.autoneg {
+                Autoneg::Stopped => SavedAutoneg::Stopped,
+                Autoneg::Running(due) => SavedAutoneg::Running(due.0.saturating_sub(now.0)),
+                Autoneg::Complete(link) => SavedAutoneg::Complete(link),
+            },
+            dropped: self.dropped,
+        }
+    }
+
+    /// Takes over a state, cable included, as far as a PHY can have it whose reset pin is held or not.
+    pub fn restore(&mut self, saved: &SavedPhy, held: bool, now: Time) {
+        for (reg, stored) in self.regs.iter_mut().enumerate() {
+            let mask = match reg as u8 {
+                INT_STATUS => INT_LINK_CHANGED | INT_AN_COMPLETE,
+                _ => WRITABLE[reg],
+            };
+            *stored = RESET[reg] & !mask | saved.regs[reg] & mask;
+        }
+        self.carrier = saved.carrier;
+        self.held = held;
+        self.dropped = saved.dropped;
+        self.interrupt = false;
+        self.autoneg = match saved.autoneg {
+            _ if !self.negotiates() => Autoneg::Stopped,
+            SavedAutoneg::Stopped => Autoneg::Running(now.plus_nanos(AUTONEG)),
+            SavedAutoneg::Running(left) => Autoneg::Running(now.plus_nanos(left.min(AUTONEG))),
+            SavedAutoneg::Complete(link) => Autoneg::Complete(link),
+        };
+        self.link = self.outcome();
+        self.dropped |= self.link.is_none();
+    }
+
+    /// There is power, and a cable.
+    fn alive(&self) -> bool {
+        self.carrier && !self.held && self.regs[usize::from(BMCR)] & bmcr::POWER_DOWN == 0
+    }
+
+    fn negotiates(&self) -> bool {
+        self.alive() && self.regs[usize::from(BMCR)] & bmcr::AN_ENABLE != 0
+    }
+
     /// Takes the link down and starts over from what BMCR says.
     fn start(&mut self, now: Time) {
-        let bmcr = self.regs[usize::from(BMCR)];
-        let alive = self.carrier && !self.held && bmcr & bmcr::POWER_DOWN == 0;
-        self.autoneg = if alive && bmcr & bmcr::AN_ENABLE != 0 {
+        self.autoneg = if self.negotiates() {
             Autoneg::Running(now.plus_nanos(AUTONEG))
         } else {
             Autoneg::Stopped
@@ -268,15 +336,21 @@ impl Phy {
         self.settle();
     }
 
-    /// Works out the link and latches what has changed.
-    fn settle(&mut self) {
+    /// The link as it is now.
+    fn outcome(&self) -> Option<Link> {
         let bmcr = self.regs[usize::from(BMCR)];
-        let alive = self.carrier && !self.held && bmcr & bmcr::POWER_DOWN == 0;
-        let link = match self.autoneg {
+        match self.autoneg {
             Autoneg::Complete(link) => link,
             Autoneg::Running(_) => None,
-            Autoneg::Stopped => (alive && bmcr & bmcr::AN_ENABLE == 0).then_some(forced(bmcr)),
-        };
+            Autoneg::Stopped => {
+                (self.alive() && bmcr & bmcr::AN_ENABLE == 0).then_some(forced(bmcr))
+            }
+        }
+    }
+
+    /// Works out the link and latches what has changed.
+    fn settle(&mut self) {
+        let link = self.outcome();
         if link.is_none() {
             self.dropped = true;
         }

@@ -3,6 +3,7 @@
 //! All are two little-endian 64-bit words. They are fetched once and judged as copies.
 
 use bitfield_struct::bitfield;
+use serde::{Deserialize, Serialize};
 
 /// Second word of a transmit descriptor, as far as all kinds share it.
 #[bitfield(u64)]
@@ -101,7 +102,7 @@ impl TxDesc {
 }
 
 /// One of the checksums of a context: sum from `start` to `end` inclusive (0: end of packet), stored at `offset`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// First byte summed.
     pub start: u8,
@@ -112,7 +113,7 @@ pub struct Range {
 }
 
 /// A transmit context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
     /// IPCSS, IPCSO, IPCSE.
     pub ip: Range,

@@ -7,10 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use serde::{Deserialize, Serialize};
+
 use super::bits::cause;
 use super::regs::{Reg, Regs};
 use crate::Time;
-use crate::common::moderation::{DelayTimer, Throttle};
+use crate::common::moderation::{DelayTimer, SavedTimer, Throttle};
 
 /// Unit of ITR in ns.
 const ITR_UNIT: u64 = 256;
@@ -20,6 +22,22 @@ const DELAY_UNIT: u64 = 1024;
 
 /// All causes there are; ICS and IMS hold no others.
 pub const ALL_CAUSES: u32 = 0x0001_FFFF;
+
+/// Longest time that ITR asks for, in ns.
+const LONGEST_INTERVAL: u64 = 0xFFFF * ITR_UNIT;
+
+/// Longest delay that a delay register asks for, in ns.
+const LONGEST_DELAY: u64 = 0xFFFF * DELAY_UNIT;
+
+/// What [`Irq`] knows beside the registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedIrq {
+    asserted: bool,
+    /// ns since the last assertion, as long as it matters.
+    since: Option<u64>,
+    tx: Option<SavedTimer>,
+    rx: Option<SavedTimer>,
+}
 
 /// The interrupt logic of one function with one line (INTx).
 #[derive(Debug)]
@@ -191,6 +209,28 @@ impl Irq {
         self.rx.flush();
         self.throttle.reset();
         self.asserted.store(false, SeqCst);
+    }
+
+    pub(super) fn save(&self, now: Time) -> SavedIrq {
+        SavedIrq {
+            asserted: self.asserted.load(SeqCst),
+            since: self
+                .throttle
+                .save(now)
+                .filter(|&since| since < LONGEST_INTERVAL),
+            tx: self.tx.save(now),
+            rx: self.rx.save(now),
+        }
+    }
+
+    /// Takes over what another one has saved; the registers have been restored before.
+    pub(super) fn restore(&self, saved: &SavedIrq, now: Time) {
+        self.throttle
+            .restore(saved.since.map(|since| since.min(LONGEST_INTERVAL)), now);
+        self.tx.restore(saved.tx, LONGEST_DELAY, now);
+        self.rx.restore(saved.rx, LONGEST_DELAY, now);
+        self.asserted.store(saved.asserted, SeqCst);
+        self.settle();
     }
 
     fn pending(&self) -> u32 {

@@ -22,6 +22,14 @@ const IODATA: u64 = 4;
 /// The packet buffer in KiB, divided between receive and transmit by PBA.
 const PACKET_BUFFER: u32 = 64;
 
+/// Words of the packet buffer window.
+pub(super) const PACKET_BUFFER_WORDS: usize = ((BAR0_SIZE - PBM) / 4) as usize;
+
+/// PBA when `rxa` KiB are for receiving.
+pub(super) fn divide_packet_buffer(rxa: u32) -> u32 {
+    PACKET_BUFFER.saturating_sub(rxa) << 16 | rxa
+}
+
 impl Control {
     /// Reads `data.len()` bytes at `offset` of a BAR.
     pub fn read(&mut self, bar: u8, offset: u64, data: &mut [u8], now: Time) {
@@ -115,7 +123,7 @@ impl Control {
             Ok(offset @ PBM..BAR0_SIZE) => {
                 let words = self
                     .packet_buffer
-                    .get_or_insert_with(|| vec![0; ((BAR0_SIZE - PBM) / 4) as usize].into());
+                    .get_or_insert_with(|| vec![0; PACKET_BUFFER_WORDS].into());
                 words[((offset - PBM) / 4) as usize] = value;
                 return Kick::empty();
             }
@@ -147,9 +155,7 @@ impl Control {
             Reg::MDIC => return self.write_mdic(value, now),
             Reg::PBA => {
                 let rxa = value & reg.row().mask;
-                self.shared
-                    .regs
-                    .set(reg, PACKET_BUFFER.saturating_sub(rxa) << 16 | rxa);
+                self.shared.regs.set(reg, divide_packet_buffer(rxa));
             }
             Reg::ICR => self.shared.irq.clear(value, now),
             Reg::ICS => self.shared.irq.raise(value),

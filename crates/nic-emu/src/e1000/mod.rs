@@ -14,6 +14,7 @@ pub mod irq;
 pub mod mmio;
 pub mod regs;
 pub mod rx;
+pub mod state;
 mod tally;
 pub mod tx;
 
@@ -281,6 +282,19 @@ impl Control {
 
     /// Brings what shows of the PHY up to date with it and with CTRL, and tells the guest if the link has changed.
     fn settle_link(&mut self) -> Kick {
+        let link = self.show_link();
+        if self.phy.take_interrupt() {
+            self.shared.irq.raise(cause::PHYINT);
+        }
+        if self.shared.link.swap(link, Ordering::AcqRel) == link {
+            return Kick::empty();
+        }
+        self.shared.irq.raise(cause::LSC);
+        Kick::LINK
+    }
+
+    /// Brings what shows of the PHY up to date; whether the guest has link.
+    fn show_link(&mut self) -> bool {
         let regs = &self.shared.regs;
         let ctrl = regs.get(Reg::CTRL);
         let link = self.phy.link().filter(|_| ctrl & ctrl::SLU != 0);
@@ -303,14 +317,7 @@ impl Control {
         self.shared
             .phy_loopback
             .store(self.phy.loopback(), Ordering::Release);
-        if self.phy.take_interrupt() {
-            self.shared.irq.raise(cause::PHYINT);
-        }
-        if self.shared.link.swap(link.is_some(), Ordering::AcqRel) == link.is_some() {
-            return Kick::empty();
-        }
-        self.shared.irq.raise(cause::LSC);
-        Kick::LINK
+        link.is_some()
     }
 }
 

@@ -437,6 +437,18 @@ impl Regs {
         }
     }
 
+    /// Puts a saved value back, one half of a 64-bit statistic if that is what `reg` is. The mask is the caller's to
+    /// apply.
+    pub(crate) fn put(&self, reg: Reg, n: usize, value: u32) {
+        match self.pair(reg) {
+            None => self.set_n(reg, n, value),
+            Some((pair, shift)) => {
+                let rest = pair.load(Ordering::Acquire) & !(u64::from(u32::MAX) << shift);
+                pair.store(rest | u64::from(value) << shift, Ordering::Release);
+            }
+        }
+    }
+
     /// Returns registers to their reset values: those of the MAC, and with [`Domain::Wake`] all of them.
     pub(crate) fn reset(&self, reach: Domain) {
         for &reg in Reg::ALL

@@ -6,6 +6,7 @@
 mod checksum;
 mod judge;
 mod place;
+mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,7 @@ use crate::common::gso::Layout;
 use crate::common::ring::Ring;
 use judge::{How, Size};
 use place::{Place, Progress};
+pub use saved::RxState;
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! fetch finds it again, under the contexts that were in force then.
 
 mod packet;
+mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use crate::Time;
 use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, TxBurst};
 use crate::common::ring::Ring;
 use packet::{Finished, MAX_HEAD, Packet, Refusal};
+pub use saved::TxState;
 
 /// Descriptors that one call of [`TxQueue::fetch`] looks at.
 const BUDGET: usize = 256;

@@ -1,5 +1,7 @@
 //! Whether the guest gets a frame, and in what form (8254x manual 3.2.2, 3.2.3; 9 for VLANs; 10.1 for pause frames).
 
+use serde::{Deserialize, Serialize};
+
 use super::super::Shared;
 use super::super::bits::{ctrl, rctl, rxcsum};
 use super::super::regs::{Reg, Regs};
@@ -17,7 +19,7 @@ const PAUSE_ADDRESS: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x01];
 const MAC_CONTROL: u16 = 0x8808;
 
 /// How an accepted frame is written, as the registers had it when it was accepted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct How {
     /// Bytes per buffer.
     pub(super) buffer: usize,

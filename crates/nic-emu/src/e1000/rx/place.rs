@@ -1,6 +1,7 @@
 //! Writing an accepted frame into the guest's buffers (8254x manual 3.2.3 to 3.2.6).
 
 use guest_mem::GuestMem;
+use serde::{Deserialize, Serialize};
 
 use super::super::Shared;
 use super::super::bits::{cause, rxcsum};
@@ -19,12 +20,12 @@ use crate::common::ring::Ring;
 const MAX_DESCRIPTORS: usize = 320;
 
 /// How far a frame has come.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
     /// The segment at hand: all before it are placed.
     pub(super) segment: usize,
     /// Bytes of it that the guest has.
-    offset: usize,
+    pub(super) offset: usize,
 }
 
 /// How placing a frame ended.

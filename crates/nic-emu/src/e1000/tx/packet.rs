@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 use guest_mem::{Access, GuestMem, GuestSlice};
+use serde::{Deserialize, Serialize};
 
 use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind};
 use super::BOUNCE;
@@ -35,7 +36,7 @@ pub(super) enum Finished {
 }
 
 /// Why a packet cannot be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Refusal {
     /// Too long or too short.
     Malformed,
@@ -43,6 +44,22 @@ pub(super) enum Refusal {
     Unreachable,
     /// Its context does not describe its headers.
     Tso,
+}
+
+/// A packet all of whose bytes so far are in host memory, without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedPacket {
+    legacy: bool,
+    tse: bool,
+    popts: u8,
+    context: Context,
+    refusal: Option<Refusal>,
+}
+
+impl SavedPacket {
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
 }
 
 /// A packet of which all descriptors so far have been seen.
@@ -81,6 +98,29 @@ impl Packet {
     /// All bytes so far are in host memory now.
     pub(super) fn keep(&mut self) {
         self.kept = self.len;
+    }
+
+    pub(super) fn save(&self) -> SavedPacket {
+        SavedPacket {
+            legacy: self.legacy,
+            tse: self.tse,
+            popts: self.popts,
+            context: self.context,
+            refusal: self.refusal,
+        }
+    }
+
+    /// The packet of which `len` bytes have been kept.
+    pub(super) fn restore(saved: &SavedPacket, len: usize) -> Self {
+        Self {
+            legacy: saved.legacy,
+            tse: saved.tse && !saved.legacy,
+            popts: if saved.legacy { 0 } else { saved.popts },
+            context: saved.context,
+            len,
+            kept: len,
+            refusal: saved.refusal,
+        }
     }
 
     /// Adds the buffer of `desc` to `pieces`, where this packet starts at number `first`. False if there is no

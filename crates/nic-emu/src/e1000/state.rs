@@ -1,0 +1,210 @@
+//! A running 82540EM in bytes, to be continued elsewhere.
+//!
+//! Control and queues are saved and restored one by one, each by whoever owns it, while the NIC is stopped: control
+//! answers registers as ever, and the queues are not called. [`State`] joins the parts.
+//!
+//! A state comes from anybody. [`State::decode`] refuses what cannot be a state at all; everything else is restored as
+//! if a guest had written it to the registers, through the same masks, so that no state is reached which a driver
+//! could not have reached too. What follows from something else (STATUS, the EEPROM's pins, the link) is not saved but
+//! worked out. Times are saved as what is left of them, since the next clock is another one.
+//!
+//! What belongs to the host stays behind: the cable, the counters, the EEPROM as the next owner will find it.
+
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::bits::{ctrl, eecd, eerd, mdic};
+use super::irq::SavedIrq;
+use super::mmio::{PACKET_BUFFER_WORDS, divide_packet_buffer};
+use super::regs::{Access, Domain, Reg, Row};
+pub use super::rx::RxState;
+pub use super::tx::TxState;
+use super::{Control, Kick};
+use crate::Time;
+use crate::common::eeprom::{Pins, SavedEeprom};
+use crate::common::phy::SavedPhy;
+
+/// Longest state in bytes: packet buffer, an unfinished packet, a held frame, and 64 KiB for the rest.
+pub const MAX_STATE: usize = 320 << 10;
+
+/// Bytes that are no state of an 82540EM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidState {
+    /// Longer than [`MAX_STATE`].
+    #[error("{0} bytes are more than a state has")]
+    TooLong(usize),
+    /// They end too early or too late, or are of a version that is not known here.
+    #[error("the bytes make no state, or one of a later version")]
+    Malformed,
+    /// There is no such register.
+    #[error("there is no register at {0:#x}")]
+    Register(u32),
+    /// The packet buffer does not have its size.
+    #[error("a packet buffer of {0} words")]
+    PacketBuffer(usize),
+    /// The unfinished packet is longer than any packet.
+    #[error("an unfinished packet of {0} bytes")]
+    Packet(usize),
+    /// The frame that waits for descriptors is none that could.
+    #[error("the held frame is impossible: {0}")]
+    Frame(&'static str),
+}
+
+/// A stopped 82540EM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Registers, EEPROM, PHY, interrupts.
+    pub control: ControlState,
+    /// The transmit queue.
+    pub tx: TxState,
+    /// The receive queue.
+    pub rx: RxState,
+}
+
+/// All versions there have been. A new one goes to the end, an old one never changes.
+#[derive(Serialize, Deserialize)]
+enum Versioned<V1> {
+    V1(V1),
+}
+
+impl State {
+    /// Appends the state as bytes, at most [`MAX_STATE`].
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        let all = postcard::to_extend(&Versioned::V1(self), std::mem::take(to));
+        *to = all.expect("memory takes everything");
+    }
+
+    /// The state that these bytes are.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidState`] if they are none. Whatever is accepted can be restored.
+    pub fn decode(bytes: &[u8]) -> Result<State, InvalidState> {
+        if bytes.len() > MAX_STATE {
+            return Err(InvalidState::TooLong(bytes.len()));
+        }
+        match postcard::take_from_bytes(bytes) {
+            Ok((Versioned::<State>::V1(state), [])) => {
+                state.control.check()?;
+                state.tx.check()?;
+                state.rx.check()?;
+                Ok(state)
+            }
+            _ => Err(InvalidState::Malformed),
+        }
+    }
+}
+
+/// What [`Control::save`] saves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlState {
+    /// Offset and value of each register; elements of arrays only where they are not 0.
+    registers: Vec<(u32, u32)>,
+    irq: SavedIrq,
+    eeprom: SavedEeprom,
+    phy: SavedPhy,
+    ioaddr: u32,
+    packet_buffer: Option<Vec<u32>>,
+}
+
+impl ControlState {
+    /// What cannot be put right by masks.
+    fn check(&self) -> Result<(), InvalidState> {
+        if let Some(words) = &self.packet_buffer
+            && words.len() != PACKET_BUFFER_WORDS
+        {
+            return Err(InvalidState::PacketBuffer(words.len()));
+        }
+        let unknown = |&&(offset, _): &&(u32, u32)| {
+            !offset.is_multiple_of(4) || Reg::at(offset).is_none_or(|(reg, _)| !is_saved(reg))
+        };
+        match self.registers.iter().find(unknown) {
+            Some(&(offset, _)) => Err(InvalidState::Register(offset)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Control {
+    /// The state of everything but the queues, which are stopped.
+    pub fn save(&self, now: Time) -> ControlState {
+        let regs = &self.shared.regs;
+        let mut registers = Vec::new();
+        for &reg in Reg::ALL.iter().filter(|&&reg| is_saved(reg)) {
+            let row = reg.row();
+            for n in 0..row.count.into() {
+                let value = regs.get_n(reg, n);
+                if value != 0 || row.count == 1 {
+                    let offset = row.offset + n as u32 * u32::from(row.stride);
+                    registers.push((offset, value));
+                }
+            }
+        }
+        ControlState {
+            registers,
+            irq: self.shared.irq.save(now),
+            eeprom: self.eeprom.save(),
+            phy: self.phy.save(now),
+            ioaddr: self.ioaddr,
+            packet_buffer: self.packet_buffer.as_ref().map(|words| words.to_vec()),
+        }
+    }
+
+    /// Continues what another NIC was; the queues are stopped. The cable stays as it is here, so the guest's link may
+    /// change if the other one was plugged differently. The bus-master bit belongs to configuration space.
+    ///
+    /// The queues' own states are for their owners to restore, under the number that
+    /// [`Shared::generation`](super::Shared::generation) gives right after this: a reset that comes before they have
+    /// done so wins. `Kick` names everybody, for when the NIC runs again.
+    pub fn restore(&mut self, state: &ControlState, now: Time) -> Kick {
+        let regs = self.shared.regs.clone();
+        regs.reset(Domain::Wake);
+        for &(offset, value) in &state.registers {
+            if let Some((reg, n)) = Reg::at(offset).filter(|&(reg, _)| is_saved(reg)) {
+                regs.put(reg, n, as_written(reg, value));
+            }
+        }
+        let pin = |bit| regs.get(Reg::EECD) & bit != 0;
+        let pins = Pins {
+            cs: pin(eecd::CS),
+            sk: pin(eecd::SK),
+            di: pin(eecd::DI),
+        };
+        self.eeprom.restore(&state.eeprom, pins);
+        self.ioaddr = state.ioaddr;
+        self.packet_buffer = state.packet_buffer.as_deref().map(Box::from);
+        self.shared.irq.restore(&state.irq, now);
+
+        let held = regs.get(Reg::CTRL) & ctrl::PHY_RST != 0;
+        let carrier = self.phy.carrier();
+        self.phy.restore(&state.phy, held, now);
+        // The link as the guest knows it is no news to it.
+        let link = self.show_link();
+        self.shared.link.store(link, Ordering::Release);
+        self.phy.set_carrier(carrier, now);
+        self.settle_link() | Kick::TX | Kick::RX | Kick::LINK
+    }
+}
+
+/// Whether a register's value is more than what follows from something else.
+fn is_saved(reg: Reg) -> bool {
+    // ICS shows ICR.
+    !matches!(reg.row().access, Access::Ro | Access::Wo) && reg != Reg::ICS
+}
+
+/// The value that a register can have, of what somebody says that it had.
+fn as_written(reg: Reg, value: u32) -> u32 {
+    let Row { access, mask, .. } = *reg.row();
+    match (reg, access) {
+        (_, Access::Rc | Access::RcLow | Access::RcHigh) => value,
+        (Reg::PBA, _) => divide_packet_buffer(value & mask),
+        (Reg::MDIC, _) => value & (mask | mdic::ERROR) | mdic::READY,
+        // Data are there once DONE is.
+        (Reg::EERD, _) if value & eerd::DONE != 0 => {
+            value & (mask | eerd::DONE | u32::MAX << eerd::DATA_SHIFT)
+        }
+        _ => value & mask,
+    }
+}
