@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["guest-mem", "net-backend", "nic-emu", "vfio-user"],
     ),
     ("guest-driver", &["guest-mem", "nic-emu", "vfio-user"]),
+    ("bare-guest", &["guest-driver"]),
     ("nic-emu-lab", &[]),
 ];
 

@@ -1,0 +1,17 @@
+//! How the image is linked: for no operating system, by a script of its own.
+
+fn main() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/image.ld");
+    println!("cargo::rerun-if-changed={script}");
+    for argument in [
+        "-nostdlib",
+        "-nostartfiles",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,-z,noexecstack",
+        &format!("-Wl,-T,{script}"),
+    ] {
+        println!("cargo::rustc-link-arg-bin=bare-guest={argument}");
+    }
+}
