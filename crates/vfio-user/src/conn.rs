@@ -9,8 +9,8 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, recv, recvmsg, send, sendmsg, shutdown,
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
 };
 
 use crate::session::{Closed, Session};
@@ -37,55 +37,22 @@ impl Connection {
 
     /// Receives once. False if there is nothing to receive now.
     pub(crate) fn receive(&self, session: &mut Session) -> Result<bool, Closed> {
-        // The kernel may use what aligns the buffer for one more than we take; the session counts.
-        let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut control);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let space = session.space();
-        if space.is_empty() {
-            return Ok(false);
+        match receive(&self.socket, session.space())? {
+            Some(Received { bytes, fds, lost }) => session.received(bytes, fds, lost),
+            None => return Ok(false),
         }
-        let mut iov = [IoSliceMut::new(space)];
-        let message = match recvmsg(&self.socket, &mut iov, &mut control, flags) {
-            Ok(message) if message.bytes == 0 => return Err(Closed::ByClient),
-            Ok(message) => message,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(Errno::CONNRESET | Errno::PIPE) => return Err(Closed::ByClient),
-            Err(errno) => return Err(Closed::Socket(errno.into())),
-        };
-        let fds = control.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-        let lost = message.flags.contains(ReturnFlags::CTRUNC);
-        session.received(message.bytes, fds.flatten(), lost);
         Ok(true)
     }
 
     /// Sends what may leave, until the socket is full.
     pub(crate) fn flush(&self, session: &mut Session) -> Result<(), Closed> {
         while session.has_output() {
-            match self.send(session.output(), session.output_fds()) {
-                Ok(n) => session.sent(n),
-                Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(Errno::CONNRESET | Errno::PIPE) => return Err(Closed::ByClient),
-                Err(errno) => return Err(Closed::Socket(errno.into())),
+            match send(&self.socket, session.output(), session.output_fds())? {
+                Some(n) => session.sent(n),
+                None => break,
             }
         }
         Ok(())
-    }
-
-    fn send(&self, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> Result<usize, Errno> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        if fds.is_empty() {
-            return send(&self.socket, bytes, flags);
-        }
-        let fds: ArrayVec<BorrowedFd<'_>, MAX_FDS> =
-            fds.iter().take(MAX_FDS).map(|fd| fd.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)
     }
 
     /// Whether the client has closed its end, even if something is left to receive.
@@ -109,5 +76,95 @@ impl Drop for Connection {
                 _ => break,
             }
         }
+    }
+}
+
+/// The second socket of a client, which the session owns. The functions are those of [`Connection`].
+pub(crate) mod twin {
+    use super::{Closed, Received, Session};
+
+    pub(crate) fn receive(session: &mut Session) -> Result<bool, Closed> {
+        let Some(socket) = session.twin_fd().cloned() else {
+            return Ok(false);
+        };
+        match super::receive(&*socket, session.twin_space())? {
+            Some(Received { bytes, fds, lost }) => session.twin_received(bytes, fds, lost),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn flush(session: &mut Session) -> Result<(), Closed> {
+        let Some(socket) = session.twin_fd().cloned() else {
+            return Ok(());
+        };
+        while !session.twin_output().is_empty() {
+            match super::send(&*socket, session.twin_output(), &[])? {
+                Some(n) => session.twin_sent(n),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one receive call brought.
+struct Received {
+    bytes: usize,
+    /// One more than we take, since the kernel may use what aligns its buffer; the session counts.
+    fds: ArrayVec<OwnedFd, { MAX_FDS + 1 }>,
+    /// There were more.
+    lost: bool,
+}
+
+/// Receives once into `space`. None if there is nothing to receive now.
+fn receive(socket: impl AsFd, space: &mut [u8]) -> Result<Option<Received>, Closed> {
+    if space.is_empty() {
+        return Ok(None);
+    }
+    let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut control);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = match recvmsg(socket, &mut [IoSliceMut::new(space)], &mut control, flags) {
+        Ok(message) if message.bytes == 0 => return Err(Closed::ByClient),
+        Ok(message) => message,
+        Err(errno) => return unless_gone(errno),
+    };
+    let mut received = Received {
+        bytes: message.bytes,
+        fds: ArrayVec::new(),
+        lost: message.flags.contains(ReturnFlags::CTRUNC),
+    };
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            for fd in fds {
+                received.lost |= received.fds.try_push(fd).is_err();
+            }
+        }
+    }
+    Ok(Some(received))
+}
+
+/// Sends once. None if there is no room now.
+fn send(socket: impl AsFd, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> Result<Option<usize>, Closed> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = if fds.is_empty() {
+        net::send(socket, bytes, flags)
+    } else {
+        let fds: ArrayVec<BorrowedFd<'_>, MAX_FDS> =
+            fds.iter().take(MAX_FDS).map(|fd| fd.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+    };
+    sent.map(Some).or_else(unless_gone)
+}
+
+fn unless_gone<T>(errno: Errno) -> Result<Option<T>, Closed> {
+    match errno {
+        Errno::AGAIN | Errno::INTR => Ok(None),
+        Errno::CONNRESET | Errno::PIPE => Err(Closed::ByClient),
+        errno => Err(Closed::Socket(errno.into())),
     }
 }

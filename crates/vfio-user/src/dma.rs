@@ -13,10 +13,15 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
+use crate::remote::RemoteMemory;
 use crate::wire::{DmaMap, DmaUnmap, MAX_DMA_MAPS, dma_map_flags, dma_unmap_flags};
 
 /// Largest map that we take. A file may claim any size; mapping it costs page tables.
 const MAX_SIZE: u64 = 8 << 40;
+
+/// What becomes of a device without shared memory, and what to do about it.
+const SHARE_IT: &str = "so the device asks the hypervisor for every piece of it, which is slow: start the hypervisor \
+     with shared memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on -machine memory-backend=mem)";
 
 /// What identifies a file: device and inode.
 type FileId = (u64, u64);
@@ -34,12 +39,25 @@ struct Source {
     offset: u64,
 }
 
+/// How a guest's memory can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// There is none.
+    None,
+    /// The client shares it with us.
+    Shared,
+    /// Only by asking the client for it, message by message.
+    Remote,
+}
+
 /// The memory map of the connected client.
 #[derive(Debug)]
 pub(crate) struct DmaTable {
     regions: BTreeMap<u64, Region>,
     files: BTreeMap<FileId, Arc<Mapping>>,
     published: Arc<Published<GuestMem>>,
+    /// Who is asked for memory without a file.
+    remote: Arc<RemoteMemory>,
     /// Changed since it was published.
     dirty: bool,
     /// Changed since `settle` looked.
@@ -48,8 +66,9 @@ pub(crate) struct DmaTable {
 }
 
 impl DmaTable {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(remote: Arc<RemoteMemory>) -> Self {
         Self {
+            remote,
             regions: BTreeMap::new(),
             files: BTreeMap::new(),
             published: Arc::new(Published::new(GuestMem::empty())),
@@ -168,6 +187,7 @@ impl DmaTable {
             return;
         }
         let mut builder = GuestMem::builder();
+        let asks = self.can_ask();
         for (&iova, region) in &self.regions {
             builder = match region
                 .source
@@ -180,6 +200,9 @@ impl DmaTable {
                     source.offset,
                     region.access,
                 ),
+                None if asks => {
+                    builder.remote(iova, region.size, region.access, self.remote.clone())
+                }
                 None => builder.unreachable(iova, region.size, region.access),
             };
         }
@@ -202,19 +225,36 @@ impl DmaTable {
         let sources = self.regions.values().filter_map(|region| region.source);
         let used: BTreeSet<FileId> = sources.map(|source| source.file).collect();
         self.files.retain(|id, _| used.contains(id));
+        if self.memory() == Memory::Remote && !std::mem::replace(&mut self.warned, true) {
+            warn!("the guest's memory is not shared with us, {SHARE_IT}");
+        }
+    }
+
+    /// How the largest part of memory that the device may write is reached.
+    pub(crate) fn memory(&self) -> Memory {
         let largest = self
             .regions
             .values()
             .filter(|region| region.access == Access::ReadWrite)
             .max_by_key(|region| (region.size, region.source.is_some()));
-        if !self.warned && largest.is_some_and(|region| region.source.is_none()) {
-            self.warned = true;
-            warn!(
-                "the guest's memory is not shared with us, so the device cannot reach it: start the hypervisor \
-                 with shared memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on -machine \
-                 memory-backend=mem)"
-            );
+        match largest {
+            None => Memory::None,
+            Some(Region {
+                source: Some(_), ..
+            }) => Memory::Shared,
+            Some(_) => Memory::Remote,
         }
+    }
+
+    /// Whether the client can be asked for memory, as far as we are concerned.
+    fn can_ask(&self) -> bool {
+        let needed = self.regions.values().any(|region| region.source.is_none());
+        needed
+            && self
+                .remote
+                .prepare()
+                .inspect_err(|error| warn!(%error, "the hypervisor cannot be asked for memory"))
+                .is_ok()
     }
 
     fn overlaps(&self, iova: u64, size: u64) -> bool {
@@ -307,7 +347,7 @@ mod tests {
 
     #[test]
     fn bad_maps_are_refused_with_the_right_errno() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         let file = || Some(memfd(0x1000));
         let mut short = map(0, 0x1000, 0, BOTH);
         short.argsz = 31;
@@ -329,7 +369,7 @@ mod tests {
 
     #[test]
     fn overlaps_are_refused_and_identical_maps_accepted() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         table.map(&map(0x1000, 0x1000, 0, BOTH), None).unwrap();
         table.map(&map(0x1000, 0x1000, 0, BOTH), None).unwrap();
         for request in [
@@ -350,7 +390,7 @@ mod tests {
 
     #[test]
     fn the_number_of_maps_is_bounded() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         for i in 0..MAX_DMA_MAPS as u64 {
             table.map(&map(i << 12, 0x1000, 0, BOTH), None).unwrap();
         }
@@ -360,7 +400,7 @@ mod tests {
 
     #[test]
     fn one_mapping_serves_all_entries_of_a_file_over_churn() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         let file = memfd(0x10000);
         let dup = || Some(file.try_clone().unwrap());
         table.map(&map(0, 0x4000, 0, BOTH), dup()).unwrap();
@@ -389,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_file_that_grew_is_mapped_anew() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         let file = memfd(0x1000);
         let dup = || Some(file.try_clone().unwrap());
         table.map(&map(0, 0x1000, 0, BOTH), dup()).unwrap();
@@ -403,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_read_only_file_backs_read_only_entries() {
-        let mut table = DmaTable::new();
+        let mut table = DmaTable::new(Arc::default());
         let path = std::env::temp_dir().join(format!("vfio-user-ro-{}", std::process::id()));
         std::fs::write(&path, [1; 0x1000]).unwrap();
         let open = || Some(OwnedFd::from(std::fs::File::open(&path).unwrap()));
@@ -420,8 +460,8 @@ mod tests {
     }
 
     #[test]
-    fn regions_without_a_file_are_known_and_unreachable() {
-        let mut table = DmaTable::new();
+    fn regions_without_a_file_are_asked_for() {
+        let mut table = DmaTable::new(Arc::default());
         table.map(&map(0xfeb0_0000, 0x1000, 0, BOTH), None).unwrap();
         table.publish();
         assert!(table.published().load().write(0xfeb0_0000, &[0]).is_err());

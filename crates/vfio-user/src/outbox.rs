@@ -73,6 +73,16 @@ impl Outbox {
         self.buf.extend_from_slice(payload.as_bytes());
     }
 
+    /// Queues whole messages.
+    pub(crate) fn append(&mut self, messages: &[u8]) {
+        self.buf.extend_from_slice(messages);
+    }
+
+    /// Whether a message is sent in part, and must be sent on before any other.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun > 0
+    }
+
     /// Attaches descriptors to the message that is pushed next. They leave with its first byte, and no other message
     /// leaves in the same write: a client that receives in bulk could not tell whose they are.
     pub(crate) fn attach(&mut self, fds: Vec<Arc<OwnedFd>>) {

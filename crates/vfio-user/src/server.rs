@@ -7,12 +7,14 @@ use std::sync::Arc;
 use guest_mem::{GuestMem, Published};
 use tracing::debug;
 
-use crate::conn::Connection;
+use crate::conn::{Connection, twin};
 use crate::device::Device;
+use crate::dma::Memory;
 use crate::event::{Event, Interest, Poller, Source};
 use crate::handler::Handler;
 use crate::irq::IrqTable;
 use crate::listener::Listener;
+use crate::remote::DmaMessages;
 use crate::session::{Closed, Session};
 
 /// What became of those who wanted to connect.
@@ -47,6 +49,8 @@ pub struct Server {
 struct Watched {
     listener: bool,
     connection: Option<Interest>,
+    twin: Option<Interest>,
+    dma: bool,
     /// Kept open until the event loop has let go of it: the client holds the same open file, so our closing it
     /// would not end an epoll's interest in it.
     resample: Option<Arc<OwnedFd>>,
@@ -72,6 +76,17 @@ impl Server {
     /// The device's interrupts; the table stays the same over connections.
     pub fn irqs(&self) -> Arc<IrqTable> {
         self.session.irqs()
+    }
+
+    /// How the guest's memory can be reached. If only by messages ([`Memory::Remote`]), queues need a thread of their
+    /// own: what they ask for is answered through this server.
+    pub fn memory(&self) -> Memory {
+        self.session.memory()
+    }
+
+    /// What DMA by message came to so far, over all clients.
+    pub fn dma_messages(&self) -> DmaMessages {
+        self.session.dma_messages()
     }
 
     /// The newest epoch. When it has moved, queues load the memory map again; then [`pass_epoch`](Self::pass_epoch).
@@ -112,7 +127,8 @@ impl Server {
         match event.source {
             Source::Listener => return Ok(Some(self.on_listener(handler))),
             Source::Resample => self.on_resample(),
-            Source::Twin | Source::Dma => {}
+            Source::Twin => self.on_twin(handler)?,
+            Source::Dma => self.on_dma_requests(handler)?,
             Source::Connection => {
                 if event.writable {
                     self.on_writable(handler)?;
@@ -181,15 +197,45 @@ impl Server {
     ///
     /// [`Closed`] if the client is gone.
     pub fn on_writable(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
-        let Some(connection) = &self.connection else {
+        if self.connection.is_none() {
             return Ok(());
-        };
-        if let Err(closed) = connection.flush(&mut self.session) {
+        }
+        if let Err(closed) = self.flush() {
             return Err(self.disconnect_for(closed, handler));
         }
         match self.session.can_continue() {
             true => self.work(handler),
             false => Ok(()),
+        }
+    }
+
+    /// The client answered on the second socket, or there is room to send on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone, from this socket even if not from the first.
+    pub fn on_twin(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        let received = match twin::receive(&mut self.session) {
+            Ok(true) => self.session.process_twin(),
+            Ok(false) => Ok(()),
+            Err(closed) => Err(closed),
+        };
+        match received.and_then(|()| self.flush()) {
+            Ok(()) => Ok(()),
+            Err(closed) => Err(self.disconnect_for(closed, handler)),
+        }
+    }
+
+    /// Queues on other threads ask for guest memory that only the client can reach: passes it on.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn on_dma_requests(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        self.session.on_dma_requests();
+        match self.flush() {
+            Ok(()) => Ok(()),
+            Err(closed) => Err(self.disconnect_for(closed, handler)),
         }
     }
 
@@ -202,6 +248,7 @@ impl Server {
     pub fn close(&mut self, handler: &mut (impl Handler + ?Sized)) {
         if self.connection.take().is_some() {
             self.watched.connection = None;
+            self.watched.twin = None;
             self.session.disconnect(handler);
         }
     }
@@ -237,6 +284,21 @@ impl Server {
                 self.watched.connection = Some(interest);
             }
         }
+        if let Some(twin) = self.session.twin_fd() {
+            let mut interest = Interest::READ;
+            interest.set(Interest::WRITE, !self.session.twin_output().is_empty());
+            if self.watched.twin != Some(interest) {
+                let new = self.watched.twin.is_none();
+                poller.watch(Source::Twin, twin.as_fd(), interest, new)?;
+                self.watched.twin = Some(interest);
+            }
+        }
+        if let Some(fd) = self.session.dma_fd()
+            && !self.watched.dma
+        {
+            poller.watch(Source::Dma, fd, Interest::READ, true)?;
+            self.watched.dma = true;
+        }
         let resample = self.session.resample_fd();
         if !same(self.watched.resample.as_ref(), resample) {
             let resample = resample.cloned();
@@ -251,13 +313,18 @@ impl Server {
         Ok(())
     }
 
+    /// Sends what may leave on either socket.
+    fn flush(&mut self) -> Result<(), Closed> {
+        let Some(connection) = &self.connection else {
+            return Ok(());
+        };
+        twin::flush(&mut self.session)?;
+        connection.flush(&mut self.session)
+    }
+
     fn work(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
         let processed = self.session.process(handler);
-        let flushed = match &self.connection {
-            Some(connection) => connection.flush(&mut self.session),
-            None => Ok(()),
-        };
-        match processed.and(flushed) {
+        match processed.and(self.flush()) {
             Ok(()) => Ok(()),
             Err(closed) => Err(self.disconnect_for(closed, handler)),
         }

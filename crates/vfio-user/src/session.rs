@@ -1,24 +1,26 @@
 //! The protocol without sockets: bytes and descriptors in, replies out.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use guest_mem::{GuestMem, Published};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use thiserror::Error;
 use tracing::debug;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::device::Device;
-use crate::dma::DmaTable;
+use crate::dma::{DmaTable, Memory};
 use crate::handler::{Handler, ResetKind};
 use crate::inbox::{Inbox, Message, Unframed};
 use crate::irq::{self, IrqTable};
 use crate::outbox::Outbox;
 use crate::pci::{Command, ConfigSpace};
+use crate::remote::{Answer, DmaMessages, RemoteMemory};
 use crate::version::Proposal;
-use crate::wire::{self, DmaMap, DmaUnmap, Header, command};
+use crate::wire::{DmaMap, DmaUnmap, Header, command, header_flags};
 
 /// The connection is over. Everything that belonged to the client is cleaned up, the next one may come.
 #[derive(Debug, Error)]
@@ -53,6 +55,8 @@ pub enum Closed {
 #[derive(Debug)]
 pub struct Session {
     inbox: Inbox,
+    /// What comes on the second socket.
+    twin_inbox: Inbox,
     state: State,
     /// A message was left unprocessed because too many replies wait.
     stalled: bool,
@@ -68,6 +72,11 @@ pub(crate) struct State {
     pub(crate) irqs: Arc<IrqTable>,
     pub(crate) resample: Option<Arc<OwnedFd>>,
     pub(crate) outbox: Outbox,
+    /// Commands of ours. They overtake replies that are held.
+    pub(crate) commands: Outbox,
+    /// Our end of the second socket, if the client wanted one for our commands.
+    twin: Option<Arc<OwnedFd>>,
+    pub(crate) remote: Arc<RemoteMemory>,
     /// What the client can do, once negotiated.
     pub(crate) client: Proposal,
     dma: DmaTable,
@@ -80,8 +89,10 @@ impl Session {
     pub fn new(device: Device) -> Self {
         let config = ConfigSpace::new(&device.config);
         let command = config.command(&device.config);
+        let remote = Arc::new(RemoteMemory::default());
         Self {
             inbox: Inbox::default(),
+            twin_inbox: Inbox::default(),
             stalled: false,
             state: State {
                 device,
@@ -90,8 +101,11 @@ impl Session {
                 irqs: Arc::default(),
                 resample: None,
                 outbox: Outbox::default(),
+                commands: Outbox::default(),
+                twin: None,
                 client: Proposal::default(),
-                dma: DmaTable::new(),
+                dma: DmaTable::new(remote.clone()),
+                remote,
                 negotiated: false,
                 epoch: 0,
             },
@@ -101,6 +115,16 @@ impl Session {
     /// The memory map of whichever client is connected.
     pub fn mem(&self) -> Arc<Published<GuestMem>> {
         self.state.dma.published()
+    }
+
+    /// How the guest's memory can be reached, by the largest part of it that the device may write.
+    pub fn memory(&self) -> Memory {
+        self.state.dma.memory()
+    }
+
+    /// What DMA by message came to so far, over all clients.
+    pub fn dma_messages(&self) -> DmaMessages {
+        self.state.remote.counters()
     }
 
     /// The interrupts of whichever client is connected.
@@ -116,7 +140,23 @@ impl Session {
     /// All queues have loaded the memory map again, and saw a reset, since epoch `epoch` began: what waited for
     /// that may leave.
     pub fn pass_epoch(&mut self, epoch: u64) {
+        // What queues wrote before they passed goes before the reply that takes the memory away.
+        self.on_dma_requests();
         self.state.outbox.pass(epoch);
+        if epoch >= self.state.epoch {
+            self.state.remote.resume();
+        }
+    }
+
+    /// Readable when queues on other threads ask for memory that only the client can reach. None as long as there is
+    /// no such memory.
+    pub fn dma_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.state.remote.wake_fd()
+    }
+
+    /// The descriptor of [`dma_fd`](Self::dma_fd) is readable.
+    pub fn on_dma_requests(&mut self) {
+        self.state.remote.take_pending(&mut self.state.commands);
     }
 
     /// Where the next bytes are to be received to. Never empty while [`wants_input`](Self::wants_input).
@@ -172,21 +212,83 @@ impl Session {
     /// Whether there is something to send.
     pub fn has_output(&self) -> bool {
         self.state.outbox.is_ready()
+            || (self.state.twin.is_none() && self.state.commands.is_ready())
     }
 
     /// What to send next, in one piece.
     pub fn output(&self) -> &[u8] {
-        self.state.outbox.next()
+        match self.commands_are_next() {
+            true => self.state.commands.next(),
+            false => self.state.outbox.next(),
+        }
     }
 
     /// The descriptors to send with the first byte of [`output`](Self::output), mostly none.
     pub fn output_fds(&self) -> &[Arc<OwnedFd>] {
-        self.state.outbox.fds()
+        match self.commands_are_next() {
+            true => &[],
+            false => self.state.outbox.fds(),
+        }
     }
 
     /// The first `n` bytes of [`output`](Self::output) are sent.
     pub fn sent(&mut self, n: usize) {
-        self.state.outbox.consume(n);
+        match self.commands_are_next() {
+            true => self.state.commands.consume(n),
+            false => self.state.outbox.consume(n),
+        }
+    }
+
+    /// Whether a command of ours is to be sent on the main socket, or the rest of one.
+    fn commands_are_next(&self) -> bool {
+        self.state.twin.is_none()
+            && self.state.commands.is_ready()
+            && !self.state.outbox.has_begun()
+    }
+
+    /// The second socket, which the client wanted for our commands and its replies to them.
+    pub fn twin_fd(&self) -> Option<&Arc<OwnedFd>> {
+        self.state.twin.as_ref()
+    }
+
+    /// As [`space`](Self::space), for the second socket.
+    pub fn twin_space(&mut self) -> &mut [u8] {
+        self.twin_inbox.space()
+    }
+
+    /// As [`received`](Self::received), for the second socket.
+    pub fn twin_received(&mut self, n: usize, fds: impl IntoIterator<Item = OwnedFd>, lost: bool) {
+        self.twin_inbox.received(n, fds, lost);
+    }
+
+    /// As [`process`](Self::process), for the second socket, where the client only replies.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn process_twin(&mut self) -> Result<(), Closed> {
+        let result = loop {
+            match self.twin_inbox.next() {
+                Ok(Some(message)) => self.state.handle_twin(&message),
+                Ok(None) => break Ok(()),
+                Err(Unframed(header)) => break Err(Closed::Framing(header.size)),
+            }
+        };
+        self.state.dma.publish();
+        result
+    }
+
+    /// As [`output`](Self::output), for the second socket; empty if there is nothing to send.
+    pub fn twin_output(&self) -> &[u8] {
+        match self.state.twin {
+            Some(_) => self.state.commands.next(),
+            None => &[],
+        }
+    }
+
+    /// As [`sent`](Self::sent), for the second socket.
+    pub fn twin_sent(&mut self, n: usize) {
+        self.state.commands.consume(n);
     }
 
     /// The eventfd by which the client says that the interrupt line may rise again.
@@ -205,9 +307,13 @@ impl Session {
     /// The client is gone: drops all that was its own, resets the device, begins an epoch.
     pub fn disconnect(&mut self, handler: &mut (impl Handler + ?Sized)) {
         self.inbox.clear();
+        self.twin_inbox.clear();
         self.stalled = false;
         let state = &mut self.state;
         state.outbox.clear();
+        state.commands.clear();
+        state.remote.disconnect();
+        state.twin = None;
         state.dma.clear();
         state.irqs.disable_index();
         state.resample = None;
@@ -227,6 +333,12 @@ impl State {
         if !self.negotiated {
             return self.negotiate(&message);
         }
+        if is_reply(&header) {
+            if !self.replied(&header, message.payload) {
+                self.fail(&header, Errno::INVAL);
+            }
+            return Ok(());
+        }
         if !matches!(header.command, command::DMA_MAP | command::DMA_UNMAP) {
             // Another thread's queue may be told to look by what follows.
             self.dma.publish();
@@ -239,10 +351,36 @@ impl State {
         Ok(())
     }
 
+    /// A message on the second socket.
+    fn handle_twin(&mut self, message: &Message<'_>) {
+        let header = &message.header;
+        if is_reply(header) && self.replied(header, message.payload) {
+            return;
+        }
+        debug!(
+            command = header.command,
+            "not a reply, but it came where replies belong"
+        );
+        // Bounded, since nobody has to read this.
+        if header.wants_reply() && !self.commands.is_full() {
+            let errno = Errno::INVAL.raw_os_error().unsigned_abs();
+            self.commands.push(&header.error_reply(errno), &[0_u8; 0]);
+        }
+    }
+
+    /// The client answers a command of ours. False if there never was any.
+    fn replied(&mut self, header: &Header, payload: &[u8]) -> bool {
+        match self.remote.answered(header, payload) {
+            Answer::Taken => true,
+            Answer::Probe(..) => true,
+            Answer::Unasked => false,
+        }
+    }
+
     fn negotiate(&mut self, message: &Message<'_>) -> Result<(), Closed> {
         let header = &message.header;
         let proposal =
-            if header.flags & wire::header_flags::TYPE != 0 || header.command != command::VERSION {
+            if header.flags & header_flags::TYPE != 0 || header.command != command::VERSION {
                 Err("the first message is not VERSION")
             } else if !message.fds.is_empty() || message.fds_lost {
                 Err("descriptors came with VERSION")
@@ -253,12 +391,33 @@ impl State {
             Ok(proposal) => {
                 self.negotiated = true;
                 self.client = proposal;
-                self.reply(header, proposal.answer().as_slice());
+                self.remote.connect(proposal.max_data);
+                let twin = self.open_twin(proposal.twin_socket);
+                let answer = proposal.answer(twin.is_some());
+                self.reply_with_fds(header, answer.as_slice(), Vec::from_iter(twin));
                 Ok(())
             }
             Err(why) => {
                 self.fail(header, Errno::INVAL);
                 Err(Closed::Negotiation(why))
+            }
+        }
+    }
+
+    /// Makes the second socket if the client wants it; returns the client's end.
+    fn open_twin(&mut self, wanted: bool) -> Option<Arc<OwnedFd>> {
+        if !wanted || self.client.max_fds == 0 {
+            return None;
+        }
+        let flags = SocketFlags::CLOEXEC;
+        match socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None) {
+            Ok((ours, theirs)) => {
+                self.twin = Some(Arc::new(ours));
+                Some(Arc::new(theirs))
+            }
+            Err(errno) => {
+                debug!(%errno, "no second socket");
+                None
             }
         }
     }
@@ -274,7 +433,7 @@ impl State {
             fds,
             fds_lost,
         } = message;
-        if header.flags & wire::header_flags::TYPE != 0 || fds_lost {
+        if header.flags & header_flags::TYPE != 0 || fds_lost {
             return Err(Errno::INVAL);
         }
         match header.command {
@@ -321,6 +480,7 @@ impl State {
 
     pub(crate) fn begin_epoch(&mut self) {
         self.epoch += 1;
+        self.remote.interrupt();
         self.outbox.hold(self.epoch);
     }
 
@@ -339,6 +499,8 @@ impl State {
         }
         self.command = now;
         self.irqs.set_disabled(now.contains(Command::INTX_DISABLE));
+        self.remote
+            .set_bus_master(now.contains(Command::BUS_MASTER));
         handler.command(now);
         (before - now).contains(Command::BUS_MASTER)
     }
@@ -374,6 +536,10 @@ impl State {
             self.outbox.push(&header.error_reply(errno), &[0_u8; 0]);
         }
     }
+}
+
+fn is_reply(header: &Header) -> bool {
+    header.flags & header_flags::TYPE == header_flags::REPLY
 }
 
 /// The fixed part of a payload; some clients send more than that.

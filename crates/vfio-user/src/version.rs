@@ -21,6 +21,8 @@ pub(crate) struct Proposal {
     pub(crate) max_fds: usize,
     /// Bytes of data that it takes in one message, and sends in one.
     pub(crate) max_data: usize,
+    /// It wants a second socket for our commands.
+    pub(crate) twin_socket: bool,
     /// It sends REGION_WRITE_MULTI.
     pub(crate) write_multiple: bool,
 }
@@ -33,6 +35,7 @@ impl Default for Proposal {
             room: 0,
             max_fds: 1,
             max_data: MAX_DATA,
+            twin_socket: false,
             write_multiple: false,
         }
     }
@@ -57,14 +60,16 @@ impl Proposal {
         }
     }
 
-    /// The payload of the reply.
-    pub(crate) fn answer(&self) -> Vec<u8> {
+    /// The payload of the reply, with which the client's end of the second socket comes if `twin`.
+    pub(crate) fn answer(&self, twin: bool) -> Vec<u8> {
         let version = Version {
             major: 0,
             minor: self.minor.min(MINOR),
         };
         let mut reply = version.as_bytes().to_vec();
-        reply.extend_from_slice(capabilities(self.room, self.write_multiple).as_bytes());
+        // Who wants a second socket is not QEMU, and gets to know all.
+        let room = if twin { usize::MAX } else { self.room };
+        reply.extend_from_slice(capabilities(room, self.write_multiple, twin).as_bytes());
         reply
     }
 
@@ -107,11 +112,13 @@ impl Proposal {
         }) {
             return Err("`migration` is no object, or its `pgsize` is not a multiple of 4096");
         }
-        if !capabilities.get("twin_socket").is_none_or(|v| {
-            v.as_object()
-                .is_some_and(|t| t.get("supported").is_none_or(Value::is_boolean))
-        }) {
-            return Err("`twin_socket` is no object, or its `supported` is not a boolean");
+        if let Some(value) = capabilities.get("twin_socket") {
+            let supported = value.as_object().and_then(|twin| {
+                let supported = twin.get("supported");
+                supported.map_or(Some(false), Value::as_bool)
+            });
+            self.twin_socket = supported
+                .ok_or("`twin_socket` is no object, or its `supported` is not a boolean")?;
         }
         if let Some(value) = capabilities.get("write_multiple") {
             let multiple = value.as_bool();
@@ -122,7 +129,8 @@ impl Proposal {
 }
 
 /// Our capabilities as JSON with its NUL, in at most `room` bytes; the ones that matter most come first.
-fn capabilities(room: usize, write_multiple: bool) -> String {
+fn capabilities(room: usize, write_multiple: bool, twin: bool) -> String {
+    const TWIN: &str = r#"{"supported":true,"fd_index":0}"#;
     let mut list = String::new();
     let frame = |list: &str| format!("{{\"capabilities\":{{{list}}}}}\0");
     for (wanted, key, value) in [
@@ -130,6 +138,7 @@ fn capabilities(room: usize, write_multiple: bool) -> String {
         (write_multiple, "write_multiple", "true".to_owned()),
         (true, "max_data_xfer_size", MAX_DATA.to_string()),
         (true, "max_dma_maps", MAX_DMA_MAPS.to_string()),
+        (twin, "twin_socket", TWIN.to_owned()),
     ] {
         let comma = if list.is_empty() { "" } else { "," };
         let longer = format!("{list}{comma}\"{key}\":{value}");
@@ -150,7 +159,7 @@ mod tests {
     use super::*;
 
     fn answer(payload: &[u8]) -> Result<Vec<u8>, Refused> {
-        Proposal::parse(payload).map(|proposal| proposal.answer())
+        Proposal::parse(payload).map(|proposal| proposal.answer(false))
     }
 
     fn payload(major: u16, minor: u16, json: &str) -> Vec<u8> {
