@@ -1,0 +1,530 @@
+//! A client: what a hypervisor or a driver in user space says to a device.
+//!
+//! Blocking, with a time limit for everything, and safe against the server: whatever it sends becomes an error, never a
+//! panic, and never takes more memory than was asked for.
+//!
+//! ```no_run
+//! # use std::os::fd::AsFd;
+//! # use vfio_user::client::{Client, Dialect};
+//! # use vfio_user::wire::{dma_map_flags, irq_index};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (file, eventfd): (std::os::fd::OwnedFd, std::os::fd::OwnedFd) = unimplemented!();
+//! let mut client = Client::builder().dialect(Dialect::LibvfioUser).connect("/run/device.sock")?;
+//! client.dma_map(0, 1 << 30, Some((file.as_fd(), 0)), dma_map_flags::READ | dma_map_flags::WRITE)?;
+//! client.irq_eventfds(irq_index::INTX, 0, &[eventfd.as_fd()])?;
+//! client.config_write(4, &[6, 0])?; // COMMAND: decode memory, bus master
+//! client.region_write_posted(0, 0x38, &[1, 0, 0, 0])?;
+//! let mut status = [0; 4];
+//! client.region_read(0, 0x08, &mut status)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Several requests at once.** [`submit`](Client::submit) and its relatives send and return a [`Ticket`];
+//! [`collect`](Client::collect) waits for the reply. A device executes in the order in which it was asked.
+//!
+//! **Memory that is not shared.** Ranges mapped without a file are read and written by messages from the device, which
+//! are answered from a [`Memory`] while the client waits for a reply, and in [`serve`](Client::serve).
+//!
+//! **Dialects.** Clients in use differ in what they propose, how they number, and what they tolerate: see [`Dialect`].
+//! [`Client::connect`] speaks QEMU's.
+//!
+//! For tests of a server there is also [`send`](Client::send), which sends anything, and [`receive`](Client::receive).
+
+mod builder;
+mod capabilities;
+mod dialect;
+mod dma;
+mod exchange;
+mod info;
+mod irqs;
+mod link;
+mod memory;
+mod migrate;
+mod regions;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use thiserror::Error;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::wire::{HEADER, Header, MAX_FDS, MAX_MESSAGE, header_flags};
+
+pub use builder::Builder;
+pub use capabilities::Capabilities;
+pub use dialect::Dialect;
+pub use exchange::{Answer, Ticket};
+pub use info::{IoFds, RegionDetails};
+pub use memory::Memory;
+
+use dialect::{Dma, Manners};
+use exchange::{Exchange, Expected};
+use link::{Link, timed_out};
+use memory::{Served, is_command};
+
+/// A request that did not succeed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The socket failed, the server closed it (`UnexpectedEof`) or took too long (`TimedOut`).
+    #[error("the connection to the device failed")]
+    Socket(#[from] io::Error),
+    /// The server answered with an error.
+    #[error("the device refused command {command}: {source}", source = io::Error::from_raw_os_error(*.errno))]
+    Refused {
+        /// Which request.
+        command: u16,
+        /// Why.
+        errno: i32,
+    },
+    /// The server's answer breaks the protocol, or the habits of the dialect. No further request will be made.
+    #[error("the device broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The request does not fit a message, or the limits that the server or the dialect has. Nothing was sent.
+    #[error("the request is too long")]
+    TooLong,
+    /// So many requests are under way that replies have to be collected first. Nothing was sent.
+    #[error("too many requests are under way")]
+    TooMany,
+}
+
+impl From<rustix::io::Errno> for ClientError {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Socket(errno.into())
+    }
+}
+
+/// The result of a request.
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+/// A message that was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Its header.
+    pub header: Header,
+    /// What follows the header.
+    pub payload: Vec<u8>,
+}
+
+/// A connection to a device.
+#[derive(Debug)]
+pub struct Client {
+    main: Link,
+    /// Where the server's commands come, if not on the main socket.
+    twin: Option<Link>,
+    manners: &'static Manners,
+    timeout: Duration,
+    exchange: Exchange,
+    served: Served,
+    server: Capabilities,
+    /// Why no further request is made.
+    broken: Option<&'static str>,
+    /// The message being sent, reused.
+    out: Vec<u8>,
+    /// An eventfd is assigned to INTx.
+    line: bool,
+    /// Something of the device can be mapped.
+    mappable: bool,
+    /// Files of maps, for the dialect that sends them back.
+    files: Vec<dma::File>,
+}
+
+/// Which of the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Main,
+    Twin,
+}
+
+impl Client {
+    /// Limits how long one request may take, and [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// For a limit of zero.
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<()> {
+        self.main.stream.set_read_timeout(Some(timeout))?;
+        self.timeout = timeout;
+        Ok(())
+    }
+
+    /// What the server announced.
+    pub fn server(&self) -> &Capabilities {
+        &self.server
+    }
+
+    /// The socket, for whoever wants to send what no client sends.
+    pub fn stream(&self) -> &UnixStream {
+        &self.main.stream
+    }
+
+    /// The socket for the server's commands, if there is one of their own. Whoever waits for events calls
+    /// [`serve`](Self::serve) when it is readable; without one, when [`stream`](Self::stream) is.
+    pub fn twin(&self) -> Option<&UnixStream> {
+        self.twin.as_ref().map(|twin| &twin.stream)
+    }
+
+    /// Commands of the server that were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.served.answered
+    }
+
+    /// Answers what the server asks, for as long as `limit`; zero for what it has asked by now.
+    ///
+    /// # Errors
+    ///
+    /// If the connection fails or the server breaks the protocol.
+    pub fn serve(&mut self, limit: Duration) -> Result<()> {
+        self.check()?;
+        let deadline = Instant::now() + limit;
+        loop {
+            let moved = self.pump(deadline, false)?;
+            if !moved && Instant::now() >= deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends a request and waits for its reply's payload, of any length; descriptors that come with it are closed.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses, breaks the protocol, closes, or takes too long.
+    pub fn request(
+        &mut self,
+        command: u16,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Vec<u8>> {
+        let expected = Expected {
+            payload: MAX_MESSAGE - HEADER,
+            fds: MAX_FDS,
+        };
+        let ticket = self.submit_parts(command, &[payload], fds, expected)?;
+        Ok(self.collect(ticket)?.payload)
+    }
+
+    /// Sends a request without waiting for its reply, whose payload may have `reply` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be sent.
+    pub fn submit(
+        &mut self,
+        command: u16,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+        reply: usize,
+    ) -> Result<Ticket> {
+        let expected = Expected {
+            payload: reply,
+            fds: 0,
+        };
+        self.submit_parts(command, &[payload], fds, expected)
+    }
+
+    /// Waits for the reply to a request.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses, breaks the protocol, closes, or takes too long.
+    pub fn collect(&mut self, ticket: Ticket) -> Result<Answer> {
+        let deadline = Instant::now() + self.timeout;
+        let mut fresh = true;
+        loop {
+            if let Some(result) = self.exchange.take(&ticket) {
+                return result;
+            }
+            self.check()?;
+            if !self.exchange.is_pending(&ticket) {
+                return Err(ClientError::Protocol("nobody was asked for this reply"));
+            }
+            let moved = self.pump(deadline, fresh)?;
+            fresh = false;
+            let late = Instant::now() >= deadline;
+            if late && (!moved || self.exchange.is_pending(&ticket)) {
+                self.exchange.abandon(&ticket);
+                return Err(timed_out());
+            }
+        }
+    }
+
+    /// Sends one message, descriptors and all; returns its id. Its reply, if there is one, is for
+    /// [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be sent.
+    pub fn send(
+        &mut self,
+        command: u16,
+        flags: u32,
+        payload: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<u16> {
+        let id = self.exchange.id();
+        self.send_as(id, command, flags, payload, fds)?;
+        Ok(id)
+    }
+
+    /// Receives the next message, whatever it is. For tests: nothing else may be under way.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time, the server closed, or it makes no sense.
+    pub fn receive(&mut self) -> Result<Reply> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            if let Some(message) = self.main.next()? {
+                return Ok(Reply {
+                    header: message.header,
+                    payload: message.payload.to_vec(),
+                });
+            }
+            let [ready] = link::wait([Some((&self.main.stream, PollFlags::IN))], deadline)?;
+            if !ready.is_empty() {
+                self.main.receive(false)?;
+            } else if Instant::now() >= deadline {
+                return Err(timed_out());
+            }
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    fn ask(&mut self, command: u16, payload: &[u8], reply: usize) -> Result<Vec<u8>> {
+        let ticket = self.submit(command, payload, &[], reply)?;
+        Ok(self.collect(ticket)?.payload)
+    }
+
+    fn submit_parts(
+        &mut self,
+        command: u16,
+        payload: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+        expected: Expected,
+    ) -> Result<Ticket> {
+        self.check()?;
+        if !self.exchange.has_room() {
+            return Err(ClientError::TooMany);
+        }
+        let id = self.exchange.id();
+        let ticket = self.exchange.expect(id, command, expected);
+        match self.send_as(id, command, 0, payload, fds) {
+            Ok(()) => Ok(ticket),
+            Err(error) => {
+                self.exchange.abandon(&ticket);
+                Err(error)
+            }
+        }
+    }
+
+    fn send_as(
+        &mut self,
+        id: u16,
+        command: u16,
+        flags: u32,
+        payload: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let size = HEADER + payload.iter().map(|part| part.len()).sum::<usize>();
+        let header = Header {
+            id,
+            command,
+            size: u32::try_from(size).map_err(|_| ClientError::TooLong)?,
+            flags,
+            error: 0,
+        };
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        out.extend_from_slice(header.as_bytes());
+        for part in payload {
+            out.extend_from_slice(part);
+        }
+        let sent = self.transmit(Side::Main, &out, fds);
+        self.out = out;
+        self.out.shrink_to(1 << 16);
+        sent
+    }
+
+    /// Sends all of `bytes`, `fds` with the first of them. Takes in what the server sends while there is no room, since
+    /// it may wait for just that.
+    fn transmit(&mut self, side: Side, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        let mut rest = bytes;
+        let mut fds = fds;
+        while !rest.is_empty() {
+            let sent = match self.link(side) {
+                Some(link) => link.send(rest, fds),
+                None => return Err(ClientError::Protocol("there is no twin socket")),
+            };
+            match sent {
+                Ok(0) => {}
+                Ok(n) => {
+                    rest = &rest[n..];
+                    fds = &[];
+                    continue;
+                }
+                // A message that is not sent as a whole takes the connection with it.
+                Err(error) if rest.len() < bytes.len() => return Err(self.fail(error)),
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                let error = timed_out();
+                return Err(match rest.len() < bytes.len() {
+                    true => self.fail(error),
+                    false => error,
+                });
+            }
+            let wanted = |of| match of == side {
+                true => PollFlags::IN | PollFlags::OUT,
+                false => PollFlags::IN,
+            };
+            let main = Some((&self.main.stream, wanted(Side::Main)));
+            let twin = self.twin.as_ref();
+            let twin = twin.map(|twin| (&twin.stream, wanted(Side::Twin)));
+            let [main, twin] = link::wait([main, twin], deadline)?;
+            self.take_in(main, twin)?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, side: Side) -> Option<&mut Link> {
+        match side {
+            Side::Main => Some(&mut self.main),
+            Side::Twin => self.twin.as_mut(),
+        }
+    }
+
+    /// Deals with what has come in; waits for something until `deadline` if there is nothing. True if there was.
+    /// `fresh`: the deadline is a whole time limit away, which the socket knows by itself.
+    fn pump(&mut self, deadline: Instant, fresh: bool) -> Result<bool> {
+        let mut moved = self.sort_out()?;
+        if !moved && fresh && self.twin.is_none() {
+            moved = self.main.receive(true).map_err(|error| self.fail(error))?;
+            self.sort_out()?;
+        } else if !moved {
+            let main = Some((&self.main.stream, PollFlags::IN));
+            let twin = self.twin.as_ref();
+            let twin = twin.map(|twin| (&twin.stream, PollFlags::IN));
+            let [main, twin] = link::wait([main, twin], deadline)?;
+            moved = self.take_in(main, twin)?;
+        }
+        self.answer()?;
+        Ok(moved)
+    }
+
+    /// Receives from the sockets that are ready, and sorts it out.
+    fn take_in(&mut self, main: PollFlags, twin: PollFlags) -> Result<bool> {
+        let mut moved = false;
+        let input = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        for (side, ready) in [(Side::Main, main), (Side::Twin, twin)] {
+            if ready.intersects(input)
+                && let Some(link) = self.link(side)
+            {
+                moved |= link.receive(false).map_err(|error| self.fail(error))?;
+            }
+        }
+        Ok(self.sort_out()? | moved)
+    }
+
+    /// Sorts the messages that are complete into replies and commands. True if there were any.
+    fn sort_out(&mut self) -> Result<bool> {
+        let mut any = false;
+        for side in [Side::Main, Side::Twin] {
+            while self.sort_one(side).map_err(|error| self.fail(error))? {
+                any = true;
+            }
+        }
+        if self.manners.whole_headers && self.main.header_is_torn() {
+            return Err(self.fail(ClientError::Protocol("a header comes in pieces")));
+        }
+        Ok(any)
+    }
+
+    fn sort_one(&mut self, side: Side) -> Result<bool> {
+        let has_twin = self.twin.is_some();
+        let link = match side {
+            Side::Main => &mut self.main,
+            Side::Twin => match &mut self.twin {
+                Some(twin) => twin,
+                None => return Ok(false),
+            },
+        };
+        let Some(message) = link.next()? else {
+            return Ok(false);
+        };
+        match (is_command(&message.header), side) {
+            (true, _) if self.manners.dma == Dma::Never => {
+                return Err(ClientError::Protocol("a command is taken for a reply"));
+            }
+            (true, Side::Main) if has_twin => {
+                return Err(ClientError::Protocol(
+                    "a command comes past the twin socket",
+                ));
+            }
+            (true, _) => self.served.ask(&message)?,
+            (false, Side::Twin) => {
+                return Err(ClientError::Protocol("a reply comes by the twin socket"));
+            }
+            (false, Side::Main)
+                if message.header.flags & header_flags::TYPE == header_flags::REPLY =>
+            {
+                self.exchange.reply(message)?;
+            }
+            (false, Side::Main) => {
+                return Err(ClientError::Protocol("neither a command nor a reply"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Answers the commands that wait, if the dialect answers now.
+    fn answer(&mut self) -> Result<()> {
+        if self.manners.dma == Dma::WhenIdle && !self.exchange.is_idle() {
+            return Ok(());
+        }
+        // Not those that come in meanwhile: a server that asks without end has its turn again later.
+        let mut out = Vec::new();
+        for _ in 0..self.served.waiting() {
+            out.clear();
+            self.served.answer(&mut out);
+            let side = match self.twin {
+                Some(_) => Side::Twin,
+                None => Side::Main,
+            };
+            self.transmit(side, &out, &[])?;
+        }
+        Ok(())
+    }
+
+    /// The connection is of no use any more.
+    fn fail(&mut self, error: ClientError) -> ClientError {
+        self.broken = Some(match error {
+            ClientError::Protocol(why) => why,
+            _ => "the connection failed before",
+        });
+        error
+    }
+
+    fn check(&self) -> Result<()> {
+        self.broken
+            .map_or(Ok(()), |why| Err(ClientError::Protocol(why)))
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.main.stream.as_fd()
+    }
+}
+
+/// The fixed part of a payload.
+fn read<T: FromBytes>(bytes: &[u8]) -> Result<T> {
+    T::read_from_prefix(bytes)
+        .map(|(value, _)| value)
+        .map_err(|_| ClientError::Protocol("a reply is too short"))
+}
