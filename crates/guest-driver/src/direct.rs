@@ -20,6 +20,7 @@ use crate::wire::Wire;
 
 /// DMA address of the first byte of RAM.
 const RAM_BASE: u64 = 1 << 20;
+const MAPPED: &str = "no epoch concerns memory that is mapped";
 /// Bytes of RAM; pages that nobody touches cost nothing.
 const RAM_SIZE: u64 = 256 << 20;
 
@@ -94,7 +95,8 @@ impl Direct {
                 }
             }
             let taken = burst.len();
-            self.tx.complete(&mem, &mut burst, taken, self.now);
+            let settled = self.tx.complete(&mem, &mut burst, taken, self.now);
+            settled.expect(MAPPED);
             if fetched != Fetch::More {
                 break;
             }
@@ -112,7 +114,7 @@ impl Direct {
         {
             self.rx.deliver(&mem, RxFrame::new(&frame), self.now);
         }
-        self.rx.finish(&mem, self.now);
+        self.rx.finish(&mem, self.now).expect(MAPPED);
     }
 }
 

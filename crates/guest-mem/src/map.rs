@@ -193,6 +193,62 @@ impl GuestMem {
         Ok(())
     }
 
+    /// Copies the bytes of all `chunks`, one after the other, to guest memory at `addr`; writes all bytes or none, as
+    /// [`write`](Self::write) does. A remote gets them in one piece: `scratch` is where they are joined for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_chunks(
+        &self,
+        addr: u64,
+        chunks: &[&[u8]],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), DmaError> {
+        let len: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        if let Some((mut ptr, room)) = self.find(addr, Access::ReadWrite)
+            && len as u64 <= room
+        {
+            for chunk in chunks {
+                access::copy_in(chunk, ptr);
+                ptr = ptr.wrapping_add(chunk.len());
+            }
+            self.mark_written(addr, len as u64);
+            return Ok(());
+        }
+        scratch.clear();
+        for chunk in chunks {
+            scratch.extend_from_slice(chunk);
+        }
+        self.write_pieces(addr, scratch)
+    }
+
+    /// Copies little-endian 64-bit words to `addr`: each at once (if `addr` is a multiple of 8), in ascending order, and
+    /// after everything written before. A remote gets them in one piece, and keeps this order if it writes as a bus
+    /// would.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_u64s(&self, addr: u64, from: &[u64]) -> Result<(), DmaError> {
+        if let Some((ptr, room)) = self.find(addr, Access::ReadWrite)
+            && size_of_val(from) as u64 <= room
+            && ptr.cast::<u64>().is_aligned()
+        {
+            for (i, word) in from.iter().enumerate() {
+                access::store_u64(ptr.wrapping_add(8 * i), *word);
+            }
+            self.mark_written(addr, size_of_val(from) as u64);
+            return Ok(());
+        }
+        if cfg!(target_endian = "little") {
+            return self.write_pieces(addr, from.as_bytes());
+        }
+        self.check(addr, size_of_val(from) as u64, Access::ReadWrite)?;
+        let mut words = from.iter().zip((addr..).step_by(8));
+        words.try_for_each(|(word, at)| self.write(at, &word.to_le_bytes()))
+    }
+
     /// Publishes a little-endian 64-bit word: at once, and after everything written before, if `addr` is a
     /// multiple of 8.
     ///

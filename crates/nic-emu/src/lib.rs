@@ -8,6 +8,8 @@ pub mod common;
 pub mod e1000;
 pub mod pci;
 
+mod interrupted;
 mod time;
 
+pub use interrupted::Interrupted;
 pub use time::Time;

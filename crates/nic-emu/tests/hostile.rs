@@ -482,8 +482,8 @@ fn item_11_loopback_into_the_own_ring() {
                 nic.now,
             );
         }
-        nic.rx.finish(&mem, nic.now);
-        nic.tx.complete(&mem, &mut burst, n, nic.now);
+        nic.rx.finish(&mem, nic.now).unwrap();
+        nic.tx.complete(&mem, &mut burst, n, nic.now).unwrap();
         turns += 1;
         if fetch == nic_emu::e1000::tx::Fetch::Idle {
             break;

@@ -91,7 +91,7 @@ fn a_batch_has_one_head_update_and_one_interrupt() {
         assert_eq!(nic.get(Reg::RDH), 0);
         assert!(!nic.shared().irq.poll(nic.now));
     }
-    nic.rx.finish(&mem, nic.now);
+    nic.rx.finish(&mem, nic.now).unwrap();
     assert_eq!(nic.get(Reg::RDH), 5);
     assert!(nic.shared().irq.poll(nic.now));
     assert_eq!(nic.get(Reg::ICR) & RXT0, RXT0);
@@ -102,7 +102,7 @@ fn a_batch_has_one_head_update_and_one_interrupt() {
     assert_eq!(nic.get(Reg::GORCL), 520);
     assert_eq!(nic.get(Reg::TORL), 520);
     assert_eq!(nic.control.counters().rx_bytes, 500);
-    nic.rx.finish(&mem, nic.now);
+    nic.rx.finish(&mem, nic.now).unwrap();
     assert_eq!(nic.get(Reg::ICR), 0, "an empty batch raises nothing");
 }
 

@@ -489,7 +489,7 @@ fn a_reset_between_fetch_and_complete_writes_nothing_back() {
     let mut burst = TxBurst::new();
     assert_eq!(nic.tx.fetch(&mem, &mut burst, nic.now), Fetch::Frames);
     nic.set(Reg::CTRL, 1 << 26);
-    nic.tx.complete(&mem, &mut burst, 1, nic.now);
+    nic.tx.complete(&mem, &mut burst, 1, nic.now).unwrap();
     assert_eq!(nic.word(TX_RING + 16 * u64::from(index) + 12), 0);
     assert_eq!(nic.get(Reg::TDH), 0);
     assert_eq!(icr(&mut nic), 0);

@@ -1,28 +1,35 @@
 //! The receive ring: from frames to descriptors (8254x manual, 3.2).
 //!
-//! A batch is any number of [`RxQueue::deliver`] and one [`RxQueue::finish`]: frames and descriptors are in the guest's
-//! memory when `deliver` returns; head, statistics and interrupt follow at `finish`.
+//! A batch is any number of [`RxQueue::deliver`] and one [`RxQueue::finish`]: frames are in the guest's memory when
+//! `deliver` returns; head, statistics and interrupt follow at `finish`.
+//!
+//! Memory that is not mapped but [`Remote`](guest_mem::Remote) costs messages, so a batch reads many descriptors at
+//! once, writes each buffer at once and writes its descriptors back at once, in `finish`, which then waits until all has
+//! arrived before it tells the guest, by RDH and by interrupt. An epoch may interrupt any of this: a frame that was not
+//! yet placed is held, and the batch stays open.
 
 mod checksum;
 mod judge;
 mod place;
+mod ring;
 mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use guest_mem::GuestMem;
+use guest_mem::{DmaError, GuestMem};
 
 use super::Shared;
 use super::bits::{cause, rctl};
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::Time;
 use crate::common::frame::{RxFrame, RxMeta};
 use crate::common::gso::Layout;
 use crate::common::ring::Ring;
+use crate::{Interrupted, Time};
 use judge::{How, Size};
 use place::{Place, Progress};
+use ring::Descriptors;
 pub use saved::RxState;
 
 /// What became of a frame.
@@ -34,6 +41,9 @@ pub enum Delivered {
     Filtered,
     /// The queue keeps it, or the rest of it, until there are descriptors ([`RxQueue::resume`]).
     Held,
+    /// The queue keeps it, or the rest of it, until an epoch has passed ([`RxQueue::resume`], [`Interrupted`]). It has no
+    /// room for another until then.
+    Interrupted,
     /// It is lost.
     Dropped(Loss),
 }
@@ -81,6 +91,11 @@ struct Batch {
     ring: Option<Ring>,
     head: u32,
     moved: bool,
+    /// A frame is held because of an epoch.
+    interrupted: bool,
+    descriptors: Descriptors,
+    /// Where the parts of a frame are joined, for a buffer that is not mapped.
+    scratch: Vec<u8>,
     causes: u32,
     good: Tally,
     /// Everything that arrived, wanted or not.
@@ -97,6 +112,9 @@ pub struct RxQueue {
     held: Option<Held>,
     /// Bytes of the held frame; exists from its first use and never outgrows a super-frame.
     held_bytes: Vec<u8>,
+    /// Belongs to the batch while there is one, and so does `scratch`.
+    descriptors: Descriptors,
+    scratch: Vec<u8>,
     batch: Option<Batch>,
 }
 
@@ -109,6 +127,8 @@ impl RxQueue {
             overrun: Overrun::default(),
             held: None,
             held_bytes: Vec::new(),
+            descriptors: Descriptors::default(),
+            scratch: Vec::new(),
             batch: None,
         }
     }
@@ -124,17 +144,17 @@ impl RxQueue {
             && self.shared.bus_master.load(Ordering::Acquire)
     }
 
-    /// Whether the next frame will find a descriptor. With [`Overrun::Drop`], whether it will find the receiver on:
-    /// that there is no descriptor is then no reason to leave it on the network.
+    /// Whether the next frame will find a descriptor. With [`Overrun::Drop`], whether it will find the receiver on
+    /// and no epoch in its way: that there is no descriptor is then no reason to leave it on the network.
     pub fn has_room(&self) -> bool {
         if !self.enabled() {
             return false;
         }
-        if self.overrun == Overrun::Drop {
-            return true;
-        }
         if self.held.is_some() && self.generation == self.shared.generation() {
             return false;
+        }
+        if self.overrun == Overrun::Drop {
+            return true;
         }
         let regs = &self.shared.regs;
         let (ring, head) = match &self.batch {
@@ -149,7 +169,7 @@ impl RxQueue {
         self.sync();
         if !self.enabled() {
             self.shared.counters.rx_disabled.add(1);
-            self.batch().frames += 1;
+            self.batch(mem).frames += 1;
             return Delivered::Dropped(Loss::Disabled);
         }
         let Ok(layout) = judge::layout(&frame) else {
@@ -158,7 +178,7 @@ impl RxQueue {
         };
         let size = Size::of(&frame, layout.as_ref());
         let judgement = judge::judge(&self.shared, &frame, size);
-        let batch = self.batch();
+        let batch = self.batch(mem);
         batch.frames += size.frames as u32;
         batch.octets += size.octets as u64;
         let how = match judgement {
@@ -167,7 +187,7 @@ impl RxQueue {
         };
         // Frames do not overtake one another.
         if self.held.is_some() && !self.resume(mem, now) {
-            self.overflow(size.frames);
+            self.overflow(mem, size.frames);
             return Delivered::Dropped(Loss::NoDescriptor);
         }
         let mut progress = Progress::default();
@@ -175,24 +195,32 @@ impl RxQueue {
             Place::Done => Delivered::Placed,
             Place::Unreachable => Delivered::Dropped(Loss::Unreachable),
             Place::NoDescriptor if self.overrun == Overrun::Hold => {
-                self.held_bytes.clear();
-                self.held_bytes.extend_from_slice(frame.data);
-                self.held = Some(Held {
-                    meta: frame.meta,
-                    how,
-                    progress,
-                });
+                self.hold(frame, how, progress);
                 Delivered::Held
             }
+            Place::Interrupted => {
+                self.hold(frame, how, progress);
+                Delivered::Interrupted
+            }
             Place::NoDescriptor | Place::NoBuffer => {
-                self.overflow(size.frames - progress.segment);
+                self.overflow(mem, size.frames - progress.segment);
                 Delivered::Dropped(Loss::NoDescriptor)
             }
         }
     }
 
-    /// Goes on with the frame that is held, if any, after the driver has given descriptors. Whether none is held any
-    /// more. Part of a batch like [`RxQueue::deliver`].
+    fn hold(&mut self, frame: RxFrame<'_>, how: How, progress: Progress) {
+        self.held_bytes.clear();
+        self.held_bytes.extend_from_slice(frame.data);
+        self.held = Some(Held {
+            meta: frame.meta,
+            how,
+            progress,
+        });
+    }
+
+    /// Goes on with the frame that is held, if any, after the driver has given descriptors or an epoch has passed.
+    /// Whether none is held any more. Part of a batch like [`RxQueue::deliver`].
     pub fn resume(&mut self, mem: &GuestMem, _now: Time) -> bool {
         self.sync();
         let Some(mut held) = self.held.take() else {
@@ -213,23 +241,32 @@ impl RxQueue {
         self.held_bytes = bytes;
         match outcome {
             Place::Done | Place::Unreachable => {}
-            Place::NoDescriptor => {
+            Place::NoDescriptor if self.overrun == Overrun::Hold => {
                 self.held = Some(held);
                 return false;
             }
-            Place::NoBuffer => {
+            Place::Interrupted => {
+                self.held = Some(held);
+                return false;
+            }
+            Place::NoDescriptor | Place::NoBuffer => {
                 let all = layout.as_ref().map_or(1, Layout::segments);
-                self.overflow(all - held.progress.segment);
+                self.overflow(mem, all - held.progress.segment);
             }
         }
         true
     }
 
     /// Ends the batch: head, statistics, and one decision about the interrupt.
-    pub fn finish(&mut self, _mem: &GuestMem, now: Time) {
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`]: the guest has not been told of all frames, or one is held. After the epoch
+    /// [`resume`](Self::resume) and `finish` have to be called, even if nothing else has arrived.
+    pub fn finish(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
         self.sync();
         let Some(mut batch) = self.batch.take() else {
-            return;
+            return Ok(());
         };
         let Shared {
             regs,
@@ -237,6 +274,19 @@ impl RxQueue {
             counters,
             ..
         } = &*self.shared;
+        let written = batch
+            .ring
+            .map_or(Ok(()), |ring| batch.descriptors.flush(mem, ring));
+        if let Err(DmaError::Unreachable { .. }) = written {
+            counters.dma_unreachable.add(1);
+        }
+        // The head waits like the interrupt until the descriptors have arrived.
+        if written == Err(DmaError::Interrupted) || mem.flush().is_err() {
+            self.batch = Some(batch);
+            return Err(Interrupted);
+        }
+        self.descriptors = std::mem::take(&mut batch.descriptors);
+        self.scratch = std::mem::take(&mut batch.scratch);
         if batch.moved {
             regs.set(Reg::RDH, batch.head);
         }
@@ -253,27 +303,43 @@ impl RxQueue {
         if at_once != 0 {
             irq.raise(at_once);
         }
+        if batch.interrupted && self.held.is_some() {
+            return Err(Interrupted);
+        }
+        Ok(())
+    }
+
+    /// Whether the guest knows of all frames that it has. While it does not, the state of the queue is no state to save.
+    pub fn is_settled(&self) -> bool {
+        self.batch.is_none()
     }
 
     /// So many frames were lost for want of descriptors.
-    fn overflow(&mut self, frames: usize) {
+    fn overflow(&mut self, mem: &GuestMem, frames: usize) {
         let regs = &self.shared.regs;
         regs.stat_add(Reg::MPC, frames as u32);
         regs.stat_add(Reg::RNBC, frames as u32);
         self.shared.counters.rx_no_descriptor.add(frames as u64);
-        self.batch().causes |= cause::RXO;
+        self.batch(mem).causes |= cause::RXO;
     }
 
-    fn batch(&mut self) -> &mut Batch {
+    fn batch(&mut self, mem: &GuestMem) -> &mut Batch {
         let (regs, ring) = (&self.shared.regs, self.ring());
-        self.batch.get_or_insert_with(|| Batch {
-            ring,
-            head: regs.get(Reg::RDH),
-            moved: false,
-            causes: 0,
-            good: Tally::default(),
-            frames: 0,
-            octets: 0,
+        self.batch.get_or_insert_with(|| {
+            let mut descriptors = std::mem::take(&mut self.descriptors);
+            descriptors.begin(mem, ring);
+            Batch {
+                ring,
+                head: regs.get(Reg::RDH),
+                moved: false,
+                interrupted: false,
+                descriptors,
+                scratch: std::mem::take(&mut self.scratch),
+                causes: 0,
+                good: Tally::default(),
+                frames: 0,
+                octets: 0,
+            }
         })
     }
 
@@ -286,9 +352,11 @@ impl RxQueue {
         progress: &mut Progress,
     ) -> Place {
         let hold = self.overrun == Overrun::Hold;
-        self.batch();
+        self.batch(mem);
         let batch = self.batch.as_mut().expect("just made");
-        batch.place(&self.shared, mem, frame, layout, how, progress, hold)
+        let place = batch.place(&self.shared, mem, frame, layout, how, progress, hold);
+        batch.interrupted |= place == Place::Interrupted;
+        place
     }
 
     fn ring(&self) -> Option<Ring> {

@@ -3,31 +3,36 @@
 //! [`TxQueue::fetch`] turns descriptors into frames that a backend is lent, [`TxQueue::complete`] tells the driver about
 //! those that the backend took. What it did not take was never taken from the ring: TDH stays before it, and the next
 //! fetch finds it again, under the contexts that were in force then.
+//!
+//! Memory that is not mapped but [`Remote`](guest_mem::Remote) costs messages, so a burst reads all its descriptors at
+//! once, each buffer at once, into host memory, and writes all its descriptors back at once. Then it waits until they
+//! have arrived, and only then the guest is told, by TDH and by interrupt. An epoch may interrupt any of this; what the
+//! backend was given is not offered again.
 
 mod packet;
+mod ring;
 mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use guest_mem::GuestMem;
+use guest_mem::{DmaError, GuestMem};
 
 use super::Shared;
 use super::bits::{cause, ctrl, rctl, tctl, txdctl};
-use super::desc::{Context, TxDesc, TxKind, TxWord};
+use super::desc::{Context, TxKind};
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::Time;
 use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, TxBurst};
 use crate::common::ring::Ring;
-use packet::{Finished, MAX_HEAD, Packet, Refusal};
+use crate::{Interrupted, Time};
+use packet::{Append, Finished, MAX_HEAD, Packet, Refusal};
+use ring::{Descriptors, Window};
 pub use saved::TxState;
 
 /// Descriptors that one call of [`TxQueue::fetch`] looks at.
 const BUDGET: usize = 256;
-/// Descriptors that are read from the ring at once.
-const READ_AHEAD: usize = 16;
 /// Segments after which a burst is closed: a super-frame stands for much more work than a frame.
 const SEGMENTS: usize = 2048;
 /// Bytes that packets in host memory may have: one super-frame, and the rest of a burst of small ones.
@@ -42,6 +47,8 @@ pub enum Fetch {
     Frames,
     /// Frames or none, and the ring has more: call again after this burst.
     More,
+    /// No frames, and nothing is lost: let the epoch pass and call again (see [`Interrupted`]).
+    Interrupted,
 }
 
 /// The two contexts that the part keeps: a checksum context survives a segmentation context, and the reverse.
@@ -77,26 +84,26 @@ struct Position {
     descriptors: u32,
 }
 
-/// A descriptor to write back.
-#[derive(Clone, Copy, Debug)]
-struct Done {
-    index: u32,
-    word: u32,
-    delay: bool,
-}
-
 /// What [`TxQueue::complete`] has to know of a fetch.
 #[derive(Debug, Default)]
 struct Pending {
-    ring: Option<Ring>,
-    start: u32,
     /// Descriptors that were the queue's when it fetched.
     owned: u32,
-    done: ArrayVec<Done, BUDGET>,
+    descriptors: Descriptors,
     /// Position after each frame of the burst.
     frames: ArrayVec<Position, BURST_FRAMES>,
     /// Position after everything that was looked at.
     end: Position,
+    /// Where the queue has to go, and could not yet for an epoch.
+    owed: Option<Position>,
+}
+
+impl Pending {
+    fn clear(&mut self) {
+        self.descriptors.clear();
+        self.frames.clear();
+        self.end = Position::default();
+    }
 }
 
 /// The transmit ring of one NIC. Whoever holds it sends; nobody else touches the ring.
@@ -111,37 +118,9 @@ pub struct TxQueue {
     partial_bytes: Vec<u8>,
     /// Buffer for packets that have to be worked on in host memory; in the burst meanwhile.
     spare: Vec<u8>,
+    /// Bytes of the packet at hand, if it has buffers that are not mapped. Like the others.
+    staged: Vec<u8>,
     pending: Pending,
-}
-
-/// A cached run of descriptors.
-struct Window {
-    words: [u64; 2 * READ_AHEAD],
-    start: u32,
-    len: u32,
-}
-
-impl Window {
-    /// Descriptor `index`, of `owned` that may be read from there on. None if it cannot be reached.
-    #[inline]
-    fn get(&mut self, mem: &GuestMem, ring: Ring, index: u32, owned: u32) -> Option<TxDesc> {
-        if index < self.start || index >= self.start + self.len {
-            let len = owned.min(ring.run(index)).min(READ_AHEAD as u32);
-            let read = |words: &mut [u64]| mem.read_u64s(ring.addr(index), words);
-            (self.start, self.len) = (index, len);
-            if read(&mut self.words[..2 * len as usize]).is_err() {
-                // The run may straddle the end of RAM: what can be reached still counts.
-                self.len = 0;
-                read(&mut self.words[..2]).ok()?;
-                self.len = 1;
-            }
-        }
-        let at = 2 * (index - self.start) as usize;
-        Some(TxDesc {
-            addr: self.words[at],
-            word: TxWord::from_bits(self.words[at + 1]),
-        })
-    }
 }
 
 impl TxQueue {
@@ -154,6 +133,7 @@ impl TxQueue {
             partial: None,
             partial_bytes: Vec::new(),
             spare: Vec::new(),
+            staged: Vec::new(),
             pending: Pending::default(),
         }
     }
@@ -166,6 +146,10 @@ impl TxQueue {
     pub fn fetch<'m>(&mut self, mem: &'m GuestMem, burst: &mut TxBurst<'m>, now: Time) -> Fetch {
         self.recycle(burst);
         self.sync();
+        if self.settle(mem, now).is_err() {
+            return Fetch::Interrupted;
+        }
+        self.pending.clear();
         let regs = &self.shared.regs;
         let (control, receive) = (regs.get(Reg::CTRL), regs.get(Reg::RCTL));
         let head = regs.get(Reg::TDH);
@@ -178,20 +162,16 @@ impl TxQueue {
         let tag = (control & ctrl::VME != 0).then(|| regs.get(Reg::VET) as u16);
         let pad = regs.get(Reg::TCTL) & tctl::PSP != 0;
 
-        self.pending.ring = Some(ring);
-        self.pending.start = head;
+        self.pending.descriptors.begin(mem, ring);
         self.pending.owned = owned;
-        let mut window = Window {
-            words: [0; 2 * READ_AHEAD],
-            start: 0,
-            len: 0,
-        };
+        let mut window = Window::new();
         let mut at = Position {
             next: head,
             contexts: self.contexts,
             ..Position::default()
         };
         let mut segments = 0;
+        let mut interrupted;
         let more;
         // One turn per packet. `at` moves on only when the packet is whole, or taken out of the ring unfinished.
         loop {
@@ -213,9 +193,18 @@ impl TxQueue {
                     stop = Stop::Full;
                     break;
                 }
-                let Some(desc) = window.get(mem, ring, now_at.next, left) else {
-                    stop = Stop::Unreachable;
-                    break;
+                let descriptors = &mut self.pending.descriptors;
+                let (index, number) = (now_at.next, now_at.descriptors);
+                let desc = match descriptors.get(&mut window, mem, ring, index, number, left) {
+                    Ok(desc) => desc,
+                    Err(DmaError::Unreachable { .. }) => {
+                        stop = Stop::Unreachable;
+                        break;
+                    }
+                    Err(DmaError::Interrupted) => {
+                        stop = Stop::Interrupted;
+                        break;
+                    }
                 };
                 let kind = desc.kind();
                 match kind {
@@ -225,9 +214,18 @@ impl TxQueue {
                         let packet = packet.get_or_insert_with(|| {
                             Packet::new(&desc, &now_at.contexts.csum, &now_at.contexts.tso)
                         });
-                        if !packet.append(&desc, mem, burst.pieces(), first_piece) {
-                            stop = Stop::Full;
-                            break;
+                        let kept: &[u8] = if at.resumed { &[] } else { &self.partial_bytes };
+                        let staged = &mut self.staged;
+                        match packet.append(&desc, mem, burst, first_piece, kept, staged) {
+                            Append::Taken => {}
+                            Append::NoRoom => {
+                                stop = Stop::Full;
+                                break;
+                            }
+                            Append::Interrupted => {
+                                stop = Stop::Interrupted;
+                                break;
+                            }
                         }
                         if desc.word.eop() {
                             last = Some(desc);
@@ -235,11 +233,7 @@ impl TxQueue {
                     }
                 }
                 if desc.word.rs() || desc.word.rps() {
-                    self.pending.done.push(Done {
-                        index: now_at.next,
-                        word: desc.done(),
-                        delay: desc.word.ide(),
-                    });
+                    self.pending.descriptors.push(index, number, &desc);
                     now_at.done += 1;
                 }
                 now_at.next = ring.next(now_at.next);
@@ -249,20 +243,27 @@ impl TxQueue {
             if stop == Stop::Unreachable {
                 self.shared.counters.dma_unreachable.add(1);
             }
+            interrupted = stop == Stop::Interrupted;
             let finished = match (&packet, last) {
                 (Some(packet), Some(last)) => {
-                    let partial: &[u8] = if at.resumed { &[] } else { &self.partial_bytes };
+                    let kept: &[u8] = match (packet.is_staged(), at.resumed) {
+                        (true, _) => &self.staged,
+                        (false, true) => &[],
+                        (false, false) => &self.partial_bytes,
+                    };
                     let bounce = &mut self.spare;
                     let tag = tag.filter(|_| last.word.vle());
-                    packet.finish(&last, partial, burst, first_piece, tag, pad, bounce)
+                    packet.finish(&last, kept, burst, first_piece, tag, pad, bounce)
                 }
                 // Only contexts and the like since the last packet: they are done with.
                 (None, _) => {
                     self.pending.end = now_at;
-                    more = stop == Stop::Full;
+                    more = stop == Stop::Full || interrupted;
                     break;
                 }
-                (Some(_), None) if burst.is_empty() && at.descriptors < now_at.descriptors => {
+                (Some(_), None)
+                    if !interrupted && burst.is_empty() && at.descriptors < now_at.descriptors =>
+                {
                     let packet = packet.expect("matched");
                     self.absorb(packet, burst, first_piece, at.resumed);
                     // The partial packet is what is kept now, not what was used up.
@@ -282,7 +283,7 @@ impl TxQueue {
                 Finished::NoRoom => {
                     // The packet waits in the ring for the next burst.
                     burst.pieces().truncate(first_piece);
-                    self.pending.done.truncate(at.done);
+                    self.pending.descriptors.truncate(at.done);
                     self.pending.end = at;
                     more = stop != Stop::Unreachable;
                     break;
@@ -309,20 +310,30 @@ impl TxQueue {
         }
         let end = self.pending.end;
         if end.descriptors > 0 {
-            self.retire(mem, end, now);
+            self.pending.owed = Some(end);
+            interrupted |= self.settle(mem, now).is_err();
         }
-        if more { Fetch::More } else { Fetch::Idle }
+        match (interrupted, more) {
+            (true, _) => Fetch::Interrupted,
+            (false, true) => Fetch::More,
+            (false, false) => Fetch::Idle,
+        }
     }
 
     /// The first `accepted` frames of `burst` have left: tells the driver. The rest stays in the ring. `burst` is
     /// empty afterwards, and may be used again.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`]: the frames have left and will not be offered again, but the driver could not be told. The next
+    /// [`fetch`](Self::fetch), which has to come after the epoch even if there is nothing else to send, does it.
     pub fn complete(
         &mut self,
         mem: &GuestMem,
         burst: &mut TxBurst<'_>,
         accepted: usize,
         now: Time,
-    ) {
+    ) -> Result<(), Interrupted> {
         // After a reset nothing may be written back any more.
         let stale = self.generation != self.shared.generation();
         let accepted = accepted.min(burst.len());
@@ -333,9 +344,17 @@ impl TxQueue {
                 self.pending.frames[accepted - 1]
             };
             self.count(burst, accepted);
-            self.retire(mem, end, now);
+            self.pending.owed = Some(end);
         }
+        let settled = if stale { Ok(()) } else { self.settle(mem, now) };
         self.recycle(burst);
+        settled
+    }
+
+    /// Whether the driver has been told of everything that has left. While it has not, the state of the queue is no
+    /// state to save.
+    pub fn is_settled(&self) -> bool {
+        self.pending.owed.is_none()
     }
 
     /// Descriptors that wait, if the transmitter is on.
@@ -361,6 +380,7 @@ impl TxQueue {
             self.contexts = Contexts::default();
             self.partial = None;
             self.partial_bytes.clear();
+            self.pending.owed = None;
         }
     }
 
@@ -370,9 +390,6 @@ impl TxQueue {
         if bounce.capacity() > 0 {
             self.spare = bounce;
         }
-        self.pending.done.clear();
-        self.pending.frames.clear();
-        self.pending.end = Position::default();
     }
 
     /// Keeps the beginning of a packet whose end cannot be had now, and whose descriptors are about to be completed.
@@ -392,6 +409,8 @@ impl TxQueue {
         if packet.refused().is_some() {
             burst.pieces().truncate(first_piece);
             self.partial_bytes.clear();
+        } else if packet.is_staged() {
+            std::mem::swap(&mut self.partial_bytes, &mut self.staged);
         }
         for piece in burst.pieces().drain(first_piece..) {
             packet::append_piece(&mut self.partial_bytes, &piece);
@@ -400,10 +419,11 @@ impl TxQueue {
         self.partial = Some(packet);
     }
 
-    /// Everything before `end` is done: descriptors, head, contexts, interrupts.
-    fn retire(&mut self, mem: &GuestMem, end: Position, now: Time) {
-        let Some(ring) = self.pending.ring else {
-            return;
+    /// Brings the ring to where it has to be: descriptors, head, contexts, interrupts, in this order. The head waits like
+    /// the interrupt until the descriptors have arrived: a driver that sees it may use them again.
+    fn settle(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        let Some(end) = self.pending.owed else {
+            return Ok(());
         };
         let Shared {
             regs,
@@ -411,17 +431,12 @@ impl TxQueue {
             counters,
             ..
         } = &*self.shared;
-        let (mut at_once, mut delayed) = (false, false);
-        let mut unreachable = u64::from(end.unreachable);
-        for done in &self.pending.done[..end.done] {
-            // Only the upper dword: the driver may look for its buffer's address in the rest.
-            let addr = ring.addr(done.index).wrapping_add(12);
-            if mem.store_u32(addr, done.word).is_err() {
-                unreachable += 1;
-            }
-            delayed |= done.delay;
-            at_once |= !done.delay;
-        }
+        let descriptors = &mut self.pending.descriptors;
+        descriptors.write_back(mem, end.done, counters)?;
+        mem.flush().map_err(|_| Interrupted)?;
+        self.pending.owed = None;
+
+        let (at_once, delayed) = descriptors.interrupts(end.done);
         regs.set(Reg::TDH, end.next);
         self.contexts = end.contexts;
         if end.resumed {
@@ -432,7 +447,7 @@ impl TxQueue {
         counters
             .tx_malformed
             .add(u64::from(end.malformed + end.tso_failed));
-        counters.dma_unreachable.add(unreachable);
+        counters.dma_unreachable.add(u64::from(end.unreachable));
 
         let mut causes = 0;
         if at_once {
@@ -451,6 +466,7 @@ impl TxQueue {
         if causes != 0 {
             irq.raise(causes);
         }
+        Ok(())
     }
 
     /// Statistics of the first `accepted` frames: of each segment that goes on the wire.
@@ -494,4 +510,6 @@ enum Stop {
     Full,
     /// The ring does not lie in reachable memory.
     Unreachable,
+    /// An epoch has to pass first.
+    Interrupted,
 }

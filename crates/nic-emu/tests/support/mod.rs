@@ -230,7 +230,7 @@ impl Nic {
             }
             let short = taken < burst.len();
             assert!(fetch != Fetch::Frames || !burst.is_empty());
-            self.tx.complete(&mem, &mut burst, taken, self.now);
+            self.tx.complete(&mem, &mut burst, taken, self.now).unwrap();
             if fetch != Fetch::More || short {
                 return all;
             }
@@ -252,7 +252,7 @@ impl Nic {
     pub fn deliver(&mut self, frame: RxFrame<'_>) -> Delivered {
         let mem = self.mem.clone();
         let delivered = self.rx.deliver(&mem, frame, self.now);
-        self.rx.finish(&mem, self.now);
+        self.rx.finish(&mem, self.now).unwrap();
         delivered
     }
 
@@ -264,7 +264,7 @@ impl Nic {
     pub fn resume(&mut self) -> bool {
         let mem = self.mem.clone();
         let done = self.rx.resume(&mem, self.now);
-        self.rx.finish(&mem, self.now);
+        self.rx.finish(&mem, self.now).unwrap();
         done
     }
 

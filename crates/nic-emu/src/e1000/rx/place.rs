@@ -1,6 +1,6 @@
 //! Writing an accepted frame into the guest's buffers (8254x manual 3.2.3 to 3.2.6).
 
-use guest_mem::GuestMem;
+use guest_mem::{DmaError, GuestMem};
 use serde::{Deserialize, Serialize};
 
 use super::super::Shared;
@@ -38,6 +38,8 @@ pub(super) enum Place {
     NoBuffer,
     /// The ring cannot be reached.
     Unreachable,
+    /// An epoch has to pass first; what is left can go on then.
+    Interrupted,
 }
 
 impl Batch {
@@ -150,36 +152,41 @@ impl Batch {
             if owned == 0 {
                 return Place::NoDescriptor;
             }
-            let desc = ring.addr(self.head);
-            let mut buffer = [0];
-            if mem.read_u64s(desc, &mut buffer).is_err() {
-                shared.counters.dma_unreachable.add(1);
-                return Place::Unreachable;
-            }
-            let [buffer] = buffer;
+            let buffer = match self.descriptors.buffer(mem, ring, self.head, owned) {
+                Ok(buffer) => buffer,
+                Err(DmaError::Unreachable { .. }) => {
+                    shared.counters.dma_unreachable.add(1);
+                    return Place::Unreachable;
+                }
+                Err(DmaError::Interrupted) => return Place::Interrupted,
+            };
             let n = how.buffer.min(stored.saturating_sub(*offset));
+            let mut end = *offset;
             let done = if buffer == 0 {
                 // No buffer: nothing is stored, the frame goes on in the next one.
                 RxWord::new().with_dd(true)
             } else {
-                if !copy(mem, buffer, &chunks, *offset, n) {
-                    shared.counters.dma_unreachable.add(1);
+                let parts = parts(&chunks, *offset, n);
+                match mem.write_chunks(buffer, &parts, &mut self.scratch) {
+                    Ok(()) => {}
+                    Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
+                    Err(DmaError::Interrupted) => return Place::Interrupted,
                 }
-                *offset += n;
-                let word = if *offset >= stored {
+                end += n;
+                let word = if end >= stored {
                     word.with_eop(true)
                 } else {
                     RxWord::new()
                 };
                 word.with_dd(true).with_length(n as u16)
             };
-            // The second word at once, and after the data: the driver polls DD.
-            if mem
-                .store_u64(desc.wrapping_add(8), done.into_bits())
-                .is_err()
-            {
-                shared.counters.dma_unreachable.add(1);
+            match self.descriptors.done(mem, ring, self.head, done) {
+                Ok(()) => {}
+                Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
+                // The buffer is written again then: it is still ours.
+                Err(DmaError::Interrupted) => return Place::Interrupted,
             }
+            *offset = end;
             self.advance(ring);
             owned -= 1;
             if owned == minimum {
@@ -233,27 +240,13 @@ fn fill_fcs(tail: &mut [u8], head: &[u8], rest: &[u8], bad: bool) {
     fcs.copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Copies bytes `from..from + len` of the chunks to the guest; whether all of them could be.
-fn copy(mem: &GuestMem, addr: u64, chunks: &[&[u8]], from: usize, len: usize) -> bool {
-    let (mut from, mut left, mut at) = (from, len, addr);
-    for chunk in chunks {
-        if from >= chunk.len() {
-            from -= chunk.len();
-            continue;
-        }
-        let part = &chunk[from..chunk.len().min(from + left)];
-        from = 0;
-        if mem.write(at, part).is_err() {
-            return false;
-        }
-        left -= part.len();
-        if left == 0 {
-            return true;
-        }
-        match at.checked_add(part.len() as u64) {
-            Some(next) => at = next,
-            None => return false,
-        }
-    }
-    true
+/// Bytes `from..from + len` of the chunks.
+fn parts<'a>(chunks: &[&'a [u8]; 4], mut from: usize, mut len: usize) -> [&'a [u8]; 4] {
+    chunks.map(|chunk| {
+        let start = from.min(chunk.len());
+        let end = chunk.len().min(start + len);
+        from -= start;
+        len -= end - start;
+        &chunk[start..end]
+    })
 }

@@ -1,7 +1,7 @@
 //! One packet on its way out: what its descriptors said, and the frame that becomes of it.
 
 use arrayvec::ArrayVec;
-use guest_mem::{Access, GuestMem, GuestSlice};
+use guest_mem::{Access, DmaError, GuestMem, GuestSlice, Reach};
 use serde::{Deserialize, Serialize};
 
 use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind};
@@ -23,6 +23,17 @@ const COPY_HEAD: usize = 64;
 pub(super) const MAX_HEAD: usize = 264;
 /// Most segments of one super-frame. The part itself knows no bound; a sane MSS stays far below.
 const MAX_SEGMENTS: usize = 2048;
+
+/// What became of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Append {
+    /// The packet has it, or is refused for it.
+    Taken,
+    /// This burst has no room for it.
+    NoRoom,
+    /// An epoch has to pass before it can be read.
+    Interrupted,
+}
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +83,8 @@ pub(super) struct Packet {
     /// Bytes so far, and of them those kept in host memory.
     len: usize,
     kept: usize,
+    /// Those kept are this packet's own: some buffer of it is not mapped, and no more are lent.
+    staged: bool,
     refusal: Option<Refusal>,
 }
 
@@ -87,6 +100,7 @@ impl Packet {
             context: if tse { *tso } else { *csum },
             len: 0,
             kept: 0,
+            staged: false,
             refusal: None,
         }
     }
@@ -98,6 +112,7 @@ impl Packet {
     /// All bytes so far are in host memory now.
     pub(super) fn keep(&mut self) {
         self.kept = self.len;
+        self.staged = false;
     }
 
     pub(super) fn save(&self) -> SavedPacket {
@@ -119,58 +134,115 @@ impl Packet {
             context: saved.context,
             len,
             kept: len,
+            staged: false,
             refusal: saved.refusal,
         }
     }
 
-    /// Adds the buffer of `desc` to `pieces`, where this packet starts at number `first`. False if there is no
-    /// room: nothing has changed then.
+    /// Whether the bytes so far are in the store that [`append`](Self::append) was given.
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged
+    }
+
+    /// Adds the buffer of `desc` to the burst's pieces, where this packet starts at number `first`. From a buffer on
+    /// that cannot be lent, all of the packet is copied to `store`, behind its bytes `kept` from before. If it
+    /// cannot be taken now, the packet is to be begun anew.
     pub(super) fn append<'m>(
         &mut self,
         desc: &TxDesc,
         mem: &'m GuestMem,
-        pieces: &mut ArrayVec<GuestSlice<'m>, BURST_SLICES>,
+        burst: &mut TxBurst<'m>,
         first: usize,
-    ) -> bool {
+        kept: &[u8],
+        store: &mut Vec<u8>,
+    ) -> Append {
         let len = desc.buffer_len();
         // No buffer: nothing to read. The commands count all the same.
         if len == 0 || desc.addr == 0 || self.refusal.is_some() {
-            return true;
+            return Append::Taken;
         }
         if self.len + len > MAX_SUPER_FRAME + FCS {
-            self.refuse(Refusal::Malformed, pieces, first);
-            return true;
+            return self.refuse(Refusal::Malformed, burst, first);
         }
+        if self.staged {
+            return self.fetch(desc, mem, burst, first, store);
+        }
+        let pieces = burst.pieces();
         let before = pieces.len();
         let mut full = false;
         let found = mem.slices(desc.addr, len as u64, Access::Read, |piece| {
             full |= pieces.try_push(piece).is_err();
         });
         if found.is_err() {
-            self.refuse(Refusal::Unreachable, pieces, first);
-            return true;
+            pieces.truncate(before);
+            if mem.reach(desc.addr, len as u64, Access::Read) != Ok(Reach::Remote) {
+                return self.refuse(Refusal::Unreachable, burst, first);
+            }
+            // Nothing is to be read that may have to be read again for want of room.
+            if !burst.is_empty() && burst.bounce().len() + VLAN_TAG + self.max() + FCS > BOUNCE {
+                return Append::NoRoom;
+            }
+            self.stage(burst, first, kept, store);
+            return self.fetch(desc, mem, burst, first, store);
         }
         if full {
             pieces.truncate(before);
             if before > 0 {
-                return false;
+                return Append::NoRoom;
             }
             // One buffer in more pieces than a burst holds: no memory map of a real VM looks like this.
-            self.refuse(Refusal::Malformed, pieces, first);
-            return true;
+            return self.refuse(Refusal::Malformed, burst, first);
         }
         self.len += len;
-        true
+        Append::Taken
     }
 
-    fn refuse<'m>(
+    /// Moves all bytes so far to `store`.
+    #[cold]
+    fn stage(&mut self, burst: &mut TxBurst<'_>, first: usize, kept: &[u8], store: &mut Vec<u8>) {
+        store.clear();
+        if store.capacity() == 0 {
+            store.reserve_exact(MAX_SUPER_FRAME + FCS);
+        }
+        store.extend_from_slice(&kept[..self.kept]);
+        for piece in burst.pieces().drain(first..) {
+            append_piece(store, &piece);
+        }
+        self.kept = self.len;
+        self.staged = true;
+    }
+
+    /// Reads the buffer of `desc` to the end of `store`.
+    #[cold]
+    fn fetch(
         &mut self,
-        refusal: Refusal,
-        pieces: &mut ArrayVec<GuestSlice<'m>, BURST_SLICES>,
+        desc: &TxDesc,
+        mem: &GuestMem,
+        burst: &mut TxBurst<'_>,
         first: usize,
-    ) {
-        pieces.truncate(first);
+        store: &mut Vec<u8>,
+    ) -> Append {
+        store.resize(self.len + desc.buffer_len(), 0);
+        match mem.read(desc.addr, &mut store[self.len..]) {
+            Ok(()) => {
+                self.len = store.len();
+                self.kept = self.len;
+                Append::Taken
+            }
+            Err(DmaError::Unreachable { .. }) => self.refuse(Refusal::Unreachable, burst, first),
+            Err(DmaError::Interrupted) => Append::Interrupted,
+        }
+    }
+
+    /// Longest packet of this kind, without FCS.
+    fn max(&self) -> usize {
+        if self.tse { MAX_SUPER_FRAME } else { MAX_FRAME }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, burst: &mut TxBurst<'_>, first: usize) -> Append {
+        burst.pieces().truncate(first);
         self.refusal = Some(refusal);
+        Append::Taken
     }
 
     /// Makes the frame: `last` is the descriptor with EOP, `partial` are bytes of the packet that came before those
@@ -192,9 +264,8 @@ impl Packet {
         }
         // Without IFCS the driver has brought its own FCS, which no backend wants.
         let fcs = if last.word.ifcs() || self.tse { 0 } else { FCS };
-        let max = if self.tse { MAX_SUPER_FRAME } else { MAX_FRAME };
         let len = self.len.saturating_sub(fcs);
-        if len < ETH_HEADER || len > max {
+        if len < ETH_HEADER || len > self.max() {
             return Finished::Refused(Refusal::Malformed);
         }
         let jobs = self.jobs(last, len);

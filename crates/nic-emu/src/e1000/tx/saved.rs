@@ -45,6 +45,7 @@ impl TxQueue {
     /// [`Shared::generation`](super::super::Shared::generation) was `generation`.
     pub fn restore(&mut self, state: &TxState, generation: u64) {
         self.generation = generation;
+        self.pending.owed = None;
         self.contexts = Contexts {
             csum: state.csum,
             tso: state.tso,

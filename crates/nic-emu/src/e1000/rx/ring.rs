@@ -1,0 +1,111 @@
+//! The descriptors of one batch: taking them, and giving them back.
+
+use guest_mem::{Access, DmaError, GuestMem, Reach};
+
+use super::super::desc::RxWord;
+use crate::common::ring::{DESC, Ring};
+
+/// Descriptors that are read at once from a ring that is not mapped.
+const READ_AHEAD: u32 = 64;
+
+/// Descriptors of one ring, one after the other.
+///
+/// In a mapped ring each is read when it is needed and written when it is done. A ring that is not mapped costs a
+/// message per access: there a run of descriptors is read at once, kept for this batch, and those done are written back
+/// at once ([`Descriptors::flush`]).
+#[derive(Debug, Default)]
+pub(super) struct Descriptors {
+    remote: bool,
+    /// The run: index of its first descriptor, and all of them, first words and second words. Exists from its first
+    /// use, never grows.
+    start: u32,
+    words: Vec<u64>,
+    /// How many of the run are done, and how many of those are written back.
+    done: usize,
+    written: usize,
+}
+
+impl Descriptors {
+    /// Forgets what was read and not used: the driver may change it before the next batch.
+    pub(super) fn begin(&mut self, mem: &GuestMem, ring: Option<Ring>) {
+        self.words.clear();
+        (self.done, self.written) = (0, 0);
+        self.remote = ring.is_some_and(|ring| {
+            let bytes = u64::from(ring.len()) * DESC;
+            mem.reach(ring.addr(0), bytes, Access::ReadWrite) == Ok(Reach::Remote)
+        });
+    }
+
+    /// Address of the buffer of descriptor `index`, the next one; `owned` may be read from there on.
+    #[inline]
+    pub(super) fn buffer(
+        &mut self,
+        mem: &GuestMem,
+        ring: Ring,
+        index: u32,
+        owned: u32,
+    ) -> Result<u64, DmaError> {
+        if self.remote {
+            return self.buffer_remote(mem, ring, index, owned);
+        }
+        let mut buffer = [0];
+        mem.read_u64s(ring.addr(index), &mut buffer)?;
+        Ok(buffer[0])
+    }
+
+    #[cold]
+    fn buffer_remote(
+        &mut self,
+        mem: &GuestMem,
+        ring: Ring,
+        index: u32,
+        owned: u32,
+    ) -> Result<u64, DmaError> {
+        if 2 * self.done == self.words.len() {
+            self.flush(mem, ring)?;
+            if self.words.capacity() == 0 {
+                self.words.reserve_exact(2 * READ_AHEAD as usize);
+            }
+            let run = owned.min(ring.run(index)).min(READ_AHEAD);
+            self.words.resize(2 * run as usize, 0);
+            (self.start, self.done, self.written) = (index, 0, 0);
+            if let Err(error) = mem.read_u64s(ring.addr(index), &mut self.words) {
+                self.words.clear();
+                return Err(error);
+            }
+        }
+        Ok(self.words[2 * self.done])
+    }
+
+    /// The descriptor last asked for is done.
+    #[inline]
+    pub(super) fn done(
+        &mut self,
+        mem: &GuestMem,
+        ring: Ring,
+        index: u32,
+        word: RxWord,
+    ) -> Result<(), DmaError> {
+        if self.remote {
+            self.words[2 * self.done + 1] = word.into_bits();
+            self.done += 1;
+            return Ok(());
+        }
+        // The second word at once, and after the data: the driver polls DD.
+        mem.store_u64(ring.addr(index).wrapping_add(8), word.into_bits())
+    }
+
+    /// Writes back what is done. [`DmaError::Interrupted`] leaves it to the next call; what cannot be reached is given
+    /// up.
+    pub(super) fn flush(&mut self, mem: &GuestMem, ring: Ring) -> Result<(), DmaError> {
+        if self.written == self.done {
+            return Ok(());
+        }
+        let words = &self.words[2 * self.written..2 * self.done];
+        let written = mem.write_u64s(ring.addr(self.start + self.written as u32), words);
+        if written != Err(DmaError::Interrupted) {
+            self.written = self.done;
+        }
+        written
+    }
+}
