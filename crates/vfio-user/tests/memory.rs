@@ -2,28 +2,12 @@
 
 mod common;
 
-use common::{Desk, access, errno, memfd, message, words};
+use common::{Desk, access, dma_map as map, dma_unmap as unmap, errno, memfd, message, words};
 use rustix::io::Errno;
 
 const INVAL: u32 = Errno::INVAL.raw_os_error() as u32;
 const NOENT: u32 = Errno::NOENT.raw_os_error() as u32;
 const NOSPC: u32 = Errno::NOSPC.raw_os_error() as u32;
-
-fn map(flags: u32, offset: u64, iova: u64, size: u64) -> Vec<u8> {
-    let mut bytes = words(&[32, flags]);
-    for word in [offset, iova, size] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes
-}
-
-fn unmap(argsz: u32, flags: u32, iova: u64, size: u64) -> Vec<u8> {
-    let mut bytes = words(&[argsz, flags]);
-    for word in [iova, size] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes
-}
 
 #[test]
 fn dma_map() {

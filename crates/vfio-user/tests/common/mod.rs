@@ -7,6 +7,7 @@
 )]
 
 pub mod idle;
+pub mod peer;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -237,6 +238,24 @@ pub fn access(region: u32, offset: u64, count: u32) -> [u8; 16] {
     bytes[..8].copy_from_slice(&offset.to_le_bytes());
     bytes[8..12].copy_from_slice(&region.to_le_bytes());
     bytes[12..].copy_from_slice(&count.to_le_bytes());
+    bytes
+}
+
+/// Payload of DMA_MAP.
+pub fn dma_map(flags: u32, offset: u64, iova: u64, size: u64) -> Vec<u8> {
+    let mut bytes = words(&[32, flags]);
+    for word in [offset, iova, size] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes
+}
+
+/// Payload of DMA_UNMAP.
+pub fn dma_unmap(argsz: u32, flags: u32, iova: u64, size: u64) -> Vec<u8> {
+    let mut bytes = words(&[argsz, flags]);
+    for word in [iova, size] {
+        bytes.extend(word.to_le_bytes());
+    }
     bytes
 }
 
