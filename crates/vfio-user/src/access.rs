@@ -3,8 +3,9 @@
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::device::BarKind;
-use crate::handler::{Handler, Region, ResetKind};
+use crate::device::{BarKind, Owner};
+use crate::handler::{Handler, Region};
+use crate::msix;
 use crate::pci::Command;
 use crate::session::{State, parse};
 use crate::wire::{Header, MAX_DATA, MultiWrite, RegionAccess, region_index};
@@ -26,13 +27,38 @@ impl State {
             return Ok(());
         }
         let target = self.target(&access);
-        let intx = self.irqs.level();
         self.outbox
             .push(&header.reply(size_of::<RegionAccess>() + count), &access);
         let data = self.outbox.extend(count);
         match target {
-            Some(Target::Config) => self.config.read(access.offset as usize, data, intx),
-            Some(Target::Device(region)) => handler.read(region, access.offset, data),
+            Some(Target::Config) => {
+                let offset = access.offset as usize;
+                self.config
+                    .read(&self.device.config, &self.irqs, offset, data);
+            }
+            Some(Target::Rom) => handler.read(Region::Rom, access.offset, data),
+            Some(Target::Bar(bar)) => {
+                let (mut at, mut rest) = (access.offset, data);
+                while !rest.is_empty() {
+                    let (owner, len) = self.device.piece(bar, at, rest.len());
+                    let (now, later) = rest.split_at_mut(len);
+                    match owner {
+                        None => handler.read(Region::Bar(bar), at, now),
+                        Some((Owner::MsixTable, start)) => self.msix.read(at - start, now),
+                        Some((Owner::MsixPba, start)) => {
+                            msix::read_pending(&self.irqs, at - start, now);
+                        }
+                        Some((Owner::File, _)) => {
+                            if let Some(mappable) = self.device.mappable(bar.into()) {
+                                // Only a file that shrank is out of reach, and reads as ones then.
+                                let _ = mappable.mem.read(at, now);
+                            }
+                        }
+                    }
+                    at += len as u64;
+                    rest = later;
+                }
+            }
             Some(Target::Nobody) | None => {}
         }
         Ok(())
@@ -89,18 +115,43 @@ impl State {
             return Err(Errno::INVAL);
         }
         match self.target(access).ok_or(Errno::INVAL)? {
-            Target::Config => {
-                let offset = access.offset as usize;
-                if self.config.write(&self.device.config, offset, data) {
-                    self.reset(ResetKind::PowerState, handler);
-                } else if self.command_changed(handler) {
-                    self.begin_epoch();
-                }
-            }
-            Target::Device(Region::Rom) | Target::Nobody => {}
-            Target::Device(region) => handler.write(region, access.offset, data),
+            Target::Config => self.config_write(access.offset as usize, data, handler)?,
+            Target::Rom | Target::Nobody => {}
+            Target::Bar(bar) => self.bar_write(bar, access.offset, data, handler),
         }
         Ok(())
+    }
+
+    fn bar_write(
+        &mut self,
+        bar: u8,
+        offset: u64,
+        data: &[u8],
+        handler: &mut (impl Handler + ?Sized),
+    ) {
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let (owner, len) = self.device.piece(bar, at, rest.len());
+            let (now, later) = rest.split_at(len);
+            match owner {
+                None => handler.write(Region::Bar(bar), at, now),
+                Some((Owner::MsixTable, start)) => {
+                    if self.msix.write(&self.irqs, at - start, now) {
+                        self.begin_epoch();
+                    }
+                }
+                // Nobody writes pending bits.
+                Some((Owner::MsixPba, _)) => {}
+                Some((Owner::File, _)) => {
+                    if let Some(mappable) = self.device.mappable(bar.into()) {
+                        let _ = mappable.mem.write(at, now);
+                    }
+                    handler.write(Region::Bar(bar), at, now);
+                }
+            }
+            at += len as u64;
+            rest = later;
+        }
     }
 
     /// Who answers an access; none if it leaves its region.
@@ -114,14 +165,14 @@ impl State {
         }
         Some(match access.region {
             region_index::CONFIG => Target::Config,
-            region_index::ROM => Target::Device(Region::Rom),
+            region_index::ROM => Target::Rom,
             bar => {
                 let enable = match self.device.bar(bar as usize)?.kind() {
                     BarKind::Io => Command::IO,
                     BarKind::Memory32 | BarKind::Memory64 => Command::MEMORY,
                 };
                 match self.command.contains(enable) {
-                    true => Target::Device(Region::Bar(bar as u8)),
+                    true => Target::Bar(bar as u8),
                     false => Target::Nobody,
                 }
             }
@@ -132,7 +183,8 @@ impl State {
 #[derive(Clone, Copy)]
 enum Target {
     Config,
-    Device(Region),
+    Rom,
+    Bar(u8),
     /// The function does not decode this now.
     Nobody,
 }

@@ -21,6 +21,8 @@ pub enum ResetKind {
     Message,
     /// The guest took the function from D3hot to D0.
     PowerState,
+    /// The guest asked for a function level reset (PCI Express).
+    FunctionLevel,
     /// The client is gone.
     Disconnected,
 }

@@ -52,6 +52,7 @@
 
 mod access;
 pub mod client;
+mod config;
 mod conn;
 mod device;
 mod dma;
@@ -59,8 +60,10 @@ mod event;
 mod handler;
 mod inbox;
 mod info;
+mod io_fds;
 mod irq;
 mod listener;
+mod msix;
 mod outbox;
 mod pci;
 mod remote;
@@ -76,7 +79,7 @@ pub use event::{Epoll, Event, Interest, Poller, Source};
 pub use handler::{Handler, InvalidState, Migration, Region, ResetKind};
 pub use irq::IrqTable;
 pub use listener::{ListenError, ListenOptions, Listener};
-pub use pci::{CONFIG_SIZE, Command, reg};
+pub use pci::{CONFIG_SIZE, CONFIG_SIZE_EXPRESS, Command, reg};
 pub use remote::DmaMessages;
 pub use server::{Accepted, Server};
 pub use session::{Closed, Session};

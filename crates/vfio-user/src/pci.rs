@@ -1,13 +1,21 @@
-//! Configuration space: 256 bytes, what of them the guest may write, and the two registers that act.
+//! Configuration space: 256 or 4096 bytes, what of them the guest may write, and the registers that act.
 //!
 //! Source: PCI Local Bus Specification 3.0, chapter 6; PCI Power Management Interface Specification 1.2,
-//! chapter 3 and section 5.4. Clients keep some registers to themselves (QEMU answers reads of the BARs) but
+//! chapter 3 and section 5.4; PCI Express Base Specification 3.0, sections 6.6.2 and 7.8. Clients keep some registers to themselves (QEMU answers reads of the BARs) but
 //! forward all writes, so what stands here is what the guest wrote and decides nothing but what is said below.
 
 use bitflags::bitflags;
+use rustix::io::Errno;
+
+use crate::handler::ResetKind;
+use crate::irq::{IrqTable, Mode};
+use crate::wire::irq_index;
 
 /// Bytes of the configuration space of a conventional PCI function.
 pub const CONFIG_SIZE: usize = 256;
+
+/// Bytes of the configuration space of a PCI Express function.
+pub const CONFIG_SIZE_EXPRESS: usize = 4096;
 
 /// Offsets of the header's registers.
 pub mod reg {
@@ -31,16 +39,37 @@ pub mod reg {
     pub const MAX_LAT: usize = 0x3f;
 }
 
+/// Capability ids.
+pub(crate) mod cap {
+    pub(crate) const PM: u8 = 0x01;
+    pub(crate) const MSI: u8 = 0x05;
+    pub(crate) const VENDOR: u8 = 0x09;
+    pub(crate) const EXPRESS: u8 = 0x10;
+    pub(crate) const MSIX: u8 = 0x11;
+}
+
 /// STATUS: the function asserts INTx (whether or not COMMAND lets it through).
 const STATUS_INTERRUPT: u8 = 1 << 3;
-/// Capability id of power management.
-pub(crate) const CAP_PM: u8 = 0x01;
 /// PMCSR, from the start of the power management capability.
 const PMCSR: usize = 4;
 /// PMCSR: power state, 0 is D0 and 3 is D3hot.
 const POWER_STATE: u8 = 0b11;
 /// PMCSR: the function keeps its state on the way from D3hot to D0.
 const NO_SOFT_RESET: u8 = 1 << 3;
+/// Message Control of MSI and MSI-X, from the start of the capability.
+const MESSAGE_CONTROL: usize = 2;
+/// MSI's Message Control: MSI is enabled.
+const MSI_ENABLE: u8 = 1 << 0;
+/// MSI's mask and pending bits, from the start of a capability of 64-bit addresses.
+const MSI_MASK: usize = 16;
+const MSI_PENDING: usize = 20;
+/// MSI-X's Message Control, its upper byte: MSI-X is enabled, all vectors are masked.
+const MSIX_ENABLE: u8 = 1 << 7;
+const MSIX_FUNCTION_MASK: u8 = 1 << 6;
+/// Device Control, from the start of the PCI Express capability.
+const DEVICE_CONTROL: usize = 8;
+/// Device Control, its upper byte: Initiate Function Level Reset.
+const INITIATE_FLR: u8 = 1 << 7;
 
 bitflags! {
     /// The PCI COMMAND register, as far as it decides what a device does.
@@ -57,46 +86,119 @@ bitflags! {
     }
 }
 
-/// Configuration space as the device's author described it.
+/// Configuration space as the device's author described it. The three lists have the same length.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     /// Value after reset.
-    pub(crate) reset: [u8; CONFIG_SIZE],
+    pub(crate) reset: Vec<u8>,
     /// Bits that a write stores.
-    pub(crate) writable: [u8; CONFIG_SIZE],
+    pub(crate) writable: Vec<u8>,
     /// Bits that writing 1 clears.
-    pub(crate) clears: [u8; CONFIG_SIZE],
-    /// Where the power management capability is.
+    pub(crate) clears: Vec<u8>,
+    /// Where the capabilities are that act.
     pub(crate) pm: Option<usize>,
+    pub(crate) msi: Option<usize>,
+    pub(crate) msix: Option<usize>,
+    pub(crate) express: Option<usize>,
+    /// MSI: the vectors are 2 to the power of this, and each can be masked.
+    pub(crate) msi_order: u8,
+    pub(crate) msi_maskable: bool,
+}
+
+impl Default for Template {
+    /// A conventional function with nothing in it.
+    fn default() -> Self {
+        Self {
+            reset: vec![0; CONFIG_SIZE],
+            writable: vec![0; CONFIG_SIZE],
+            clears: vec![0; CONFIG_SIZE],
+            pm: None,
+            msi: None,
+            msix: None,
+            express: None,
+            msi_order: 0,
+            msi_maskable: false,
+        }
+    }
+}
+
+impl Template {
+    /// Makes room for the extended space of an Express function.
+    pub(crate) fn grow(&mut self) {
+        for list in [&mut self.reset, &mut self.writable, &mut self.clears] {
+            list.resize(CONFIG_SIZE_EXPRESS, 0);
+        }
+    }
+
+    /// Bytes of the space.
+    pub(crate) fn size(&self) -> usize {
+        self.reset.len()
+    }
 }
 
 /// Configuration space of a device in use.
 #[derive(Debug)]
 pub(crate) struct ConfigSpace {
-    bytes: [u8; CONFIG_SIZE],
+    bytes: Vec<u8>,
 }
 
 impl ConfigSpace {
     pub(crate) fn new(template: &Template) -> Self {
         Self {
-            bytes: template.reset,
+            bytes: template.reset.clone(),
         }
     }
 
-    /// Fills `to` from `offset`; both within the space.
-    pub(crate) fn read(&self, offset: usize, to: &mut [u8], intx: bool) {
+    /// Fills `to` from `offset`; both within the space. What the interrupts are doing shows, too.
+    pub(crate) fn read(&self, template: &Template, irqs: &IrqTable, offset: usize, to: &mut [u8]) {
         to.copy_from_slice(&self.bytes[offset..][..to.len()]);
-        if intx
-            && let Some(at) = reg::STATUS.checked_sub(offset)
-            && let Some(status) = to.get_mut(at)
-        {
-            *status |= STATUS_INTERRUPT;
+        let mut show = |register: usize, bits: u8| {
+            if let Some(byte) = register.checked_sub(offset).and_then(|at| to.get_mut(at)) {
+                *byte |= bits;
+            }
+        };
+        if irqs.level() {
+            show(reg::STATUS, STATUS_INTERRUPT);
+        }
+        if let (Some(msi), true) = (template.msi, template.msi_maskable) {
+            let pending = irqs.pending(irq_index::MSI, 0).to_le_bytes();
+            for (at, bits) in (msi + MSI_PENDING..msi + MSI_PENDING + 4).zip(pending) {
+                show(at, bits);
+            }
         }
     }
 
-    /// A guest's write of `from` to `offset`, within the space. True if it took the function from D3hot to D0
-    /// and so reset it.
-    pub(crate) fn write(&mut self, template: &Template, offset: usize, from: &[u8]) -> bool {
+    /// A guest's write of `from` to `offset`, within the space. Returns how it reset the function, if it did.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what no guest can do or may do, nothing is stored then: an access around Device Control that is
+    /// not naturally aligned, more MSI vectors than there are.
+    pub(crate) fn write(
+        &mut self,
+        template: &Template,
+        offset: usize,
+        from: &[u8],
+    ) -> Result<Option<ResetKind>, Errno> {
+        let written = |at: usize| at.checked_sub(offset).and_then(|i| from.get(i)).copied();
+        let mut flr = false;
+        if let Some(control) = template.express.map(|cap| cap + DEVICE_CONTROL)
+            && (written(control).is_some() || written(control + 1).is_some())
+        {
+            if !matches!(from.len(), 1 | 2 | 4) || !offset.is_multiple_of(from.len()) {
+                return Err(Errno::INVAL);
+            }
+            flr = written(control + 1).is_some_and(|byte| byte & INITIATE_FLR != 0);
+        }
+        if let Some(control) = template.msi.map(|cap| cap + MESSAGE_CONTROL)
+            && written(control).is_some_and(|byte| byte >> 4 & 0b111 > template.msi_order)
+        {
+            return Err(Errno::INVAL);
+        }
+        if flr {
+            self.reset(template);
+            return Ok(Some(ResetKind::FunctionLevel));
+        }
         let before = self.power_state(template);
         for (at, &new) in (offset..).zip(from) {
             let (stored, cleared) = (template.writable[at], template.clears[at]);
@@ -104,25 +206,23 @@ impl ConfigSpace {
             *byte = (*byte & !stored | new & stored) & !(new & cleared);
         }
         let Some(pmcsr) = template.pm.map(|cap| cap + PMCSR) else {
-            return false;
+            return Ok(None);
         };
         match (before, self.power_state(template)) {
             (3, 0) if self.bytes[pmcsr] & NO_SOFT_RESET == 0 => {
                 self.reset(template);
-                true
+                return Ok(Some(ResetKind::PowerState));
             }
             // D1 and D2 do not exist here: such a write leaves the state alone (PM 1.2, 3.2.4).
-            (_, 1 | 2) => {
-                self.bytes[pmcsr] = self.bytes[pmcsr] & !POWER_STATE | before;
-                false
-            }
-            _ => false,
+            (_, 1 | 2) => self.bytes[pmcsr] = self.bytes[pmcsr] & !POWER_STATE | before,
+            _ => {}
         }
+        Ok(None)
     }
 
     /// Back to the values after reset.
     pub(crate) fn reset(&mut self, template: &Template) {
-        self.bytes = template.reset;
+        self.bytes.copy_from_slice(&template.reset);
     }
 
     /// What COMMAND amounts to: outside D0 the function answers and starts nothing (PM 1.2, 5.4.1).
@@ -132,6 +232,32 @@ impl ConfigSpace {
         }
         let bits = u16::from_le_bytes([self.bytes[reg::COMMAND], self.bytes[reg::COMMAND + 1]]);
         Command::from_bits_truncate(bits)
+    }
+
+    /// What the registers say about interrupts.
+    pub(crate) fn interrupts(&self, template: &Template) -> Mode {
+        let command = self.command(template);
+        let mut mode = Mode::empty();
+        mode.set(Mode::BUS_MASTER, command.contains(Command::BUS_MASTER));
+        mode.set(Mode::INTX_DISABLE, command.contains(Command::INTX_DISABLE));
+        if let Some(cap) = template.msix {
+            let control = self.bytes[cap + MESSAGE_CONTROL + 1];
+            mode.set(Mode::MSIX, control & MSIX_ENABLE != 0);
+            mode.set(Mode::FUNCTION_MASK, control & MSIX_FUNCTION_MASK != 0);
+        }
+        if let Some(cap) = template.msi {
+            let control = self.bytes[cap + MESSAGE_CONTROL];
+            mode.set(Mode::MSI, control & MSI_ENABLE != 0);
+            mode = mode.with_msi_order(control >> 4 & 0b111);
+        }
+        mode
+    }
+
+    /// MSI's mask bits, if it has any.
+    pub(crate) fn msi_mask(&self, template: &Template) -> Option<u32> {
+        let at = template.msi.filter(|_| template.msi_maskable)? + MSI_MASK;
+        let bytes = self.bytes.get(at..at + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
     }
 
     fn power_state(&self, template: &Template) -> u8 {
@@ -156,7 +282,7 @@ mod tests {
             .bar(2, Bar::memory64(1 << 33))
             .capability(
                 0xdc,
-                &[CAP_PM, 0, 0x22, 0xc8, 0x00, 0x20, 0, 0],
+                &[cap::PM, 0, 0x22, 0xc8, 0x00, 0x20, 0, 0],
                 &[0, 0, 0, 0, 0x03, 0x1f, 0, 0],
             )
             .intx(1)
@@ -166,7 +292,7 @@ mod tests {
 
     fn read32(config: &ConfigSpace, at: usize) -> u32 {
         let mut bytes = [0; 4];
-        config.read(at, &mut bytes, false);
+        config.read(&device().config, &IrqTable::default(), at, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 
@@ -182,10 +308,12 @@ mod tests {
             (0x20, 0),
             (0x30, 0),
         ] {
-            config.write(&device.config, at, &[0xff; 4]);
+            config.write(&device.config, at, &[0xff; 4]).unwrap();
             assert_eq!(read32(&config, at), sized, "register {at:#x}");
         }
-        config.write(&device.config, 0x10, &0xfebc_1234_u32.to_le_bytes());
+        config
+            .write(&device.config, 0x10, &0xfebc_1234_u32.to_le_bytes())
+            .unwrap();
         assert_eq!(read32(&config, 0x10), 0xfebc_0000);
     }
 
@@ -193,7 +321,9 @@ mod tests {
     fn identity_is_read_only_and_the_interrupt_line_is_stored() {
         let device = device();
         let mut config = ConfigSpace::new(&device.config);
-        config.write(&device.config, 0, &[0xff; CONFIG_SIZE]);
+        config
+            .write(&device.config, 0, &[0xff; CONFIG_SIZE])
+            .unwrap();
         assert_eq!(read32(&config, 0), 0x100e_8086);
         assert_eq!(read32(&config, 8), 0x0200_0000);
         assert_eq!(read32(&config, 0x3c), 0x1ff);
@@ -214,9 +344,9 @@ mod tests {
         );
         let data: Vec<u8> = (0..=255_u8).map(|i| i.wrapping_mul(37)).collect();
         // Up to the power management control, whose steps through D3 matter.
-        whole.write(&device.config, 1, &data[1..0xe0]);
+        whole.write(&device.config, 1, &data[1..0xe0]).unwrap();
         for (at, byte) in data.iter().enumerate().take(0xe0).skip(1) {
-            bytes.write(&device.config, at, &[*byte]);
+            bytes.write(&device.config, at, &[*byte]).unwrap();
         }
         assert_eq!(whole.bytes, bytes.bytes);
     }
@@ -225,13 +355,15 @@ mod tests {
     fn interrupt_status_is_the_line_at_any_offset() {
         let device = device();
         let config = ConfigSpace::new(&device.config);
+        let irqs = IrqTable::default();
+        irqs.set_level(true);
         for offset in 0..=6 {
             let mut bytes = [0; 8];
-            config.read(offset, &mut bytes, true);
+            config.read(&device.config, &irqs, offset, &mut bytes);
             assert_eq!(bytes[6 - offset] & STATUS_INTERRUPT, STATUS_INTERRUPT);
         }
         let mut after = [0; 4];
-        config.read(7, &mut after, true);
+        config.read(&device.config, &irqs, 7, &mut after);
         assert_eq!(after[0], 0x02);
     }
 
@@ -239,14 +371,16 @@ mod tests {
     fn power_goes_from_d0_to_d3_and_back_by_a_reset() {
         let device = device();
         let mut config = ConfigSpace::new(&device.config);
-        config.write(&device.config, 4, &[7]);
+        config.write(&device.config, 4, &[7]).unwrap();
         assert!(config.command(&device.config).contains(Command::BUS_MASTER));
-        assert!(!config.write(&device.config, 0xe0, &[1]), "no D1");
-        assert!(!config.write(&device.config, 0xe0, &[3]));
+        let power =
+            |config: &mut ConfigSpace, state| config.write(&device.config, 0xe0, &[state]).unwrap();
+        assert_eq!(power(&mut config, 1), None, "no D1");
+        assert_eq!(power(&mut config, 3), None);
         assert_eq!(config.command(&device.config), Command::INTX_DISABLE);
-        assert!(!config.write(&device.config, 0xe0, &[2]), "D3 to D2");
+        assert_eq!(power(&mut config, 2), None, "D3 to D2");
         assert_eq!(config.power_state(&device.config), 3);
-        assert!(config.write(&device.config, 0xe0, &[0]));
+        assert_eq!(power(&mut config, 0), Some(ResetKind::PowerState));
         assert_eq!(config.command(&device.config), Command::empty());
     }
 }

@@ -89,6 +89,12 @@ impl Server {
         self.session.dma_messages()
     }
 
+    /// The memory that clients map of a BAR, if [the device says so](crate::DeviceBuilder::mappable); addresses are
+    /// offsets in the BAR.
+    pub fn region_mem(&self, bar: usize) -> Option<Arc<GuestMem>> {
+        self.session.region_mem(bar)
+    }
+
     /// The newest epoch. When it has moved, queues load the memory map again; then [`pass_epoch`](Self::pass_epoch).
     pub fn epoch(&self) -> u64 {
         self.session.epoch()

@@ -16,6 +16,7 @@ use crate::dma::{DmaTable, Memory};
 use crate::handler::{Handler, ResetKind};
 use crate::inbox::{Inbox, Message, Unframed};
 use crate::irq::{self, IrqTable};
+use crate::msix::MsixTable;
 use crate::outbox::Outbox;
 use crate::pci::{Command, ConfigSpace};
 use crate::remote::{Answer, DmaMessages, RemoteMemory};
@@ -70,6 +71,7 @@ pub(crate) struct State {
     /// What the handler was last told.
     pub(crate) command: Command,
     pub(crate) irqs: Arc<IrqTable>,
+    pub(crate) msix: MsixTable,
     pub(crate) resample: Option<Arc<OwnedFd>>,
     pub(crate) outbox: Outbox,
     /// Commands of ours. They overtake replies that are held.
@@ -90,6 +92,8 @@ impl Session {
         let config = ConfigSpace::new(&device.config);
         let command = config.command(&device.config);
         let remote = Arc::new(RemoteMemory::default());
+        let irqs = Arc::new(IrqTable::new(|index| device.irqs(index).0));
+        let msix = MsixTable::new(&device);
         Self {
             inbox: Inbox::default(),
             twin_inbox: Inbox::default(),
@@ -98,7 +102,8 @@ impl Session {
                 device,
                 config,
                 command,
-                irqs: Arc::default(),
+                irqs,
+                msix,
                 resample: None,
                 outbox: Outbox::default(),
                 commands: Outbox::default(),
@@ -130,6 +135,11 @@ impl Session {
     /// The interrupts of whichever client is connected.
     pub fn irqs(&self) -> Arc<IrqTable> {
         self.state.irqs.clone()
+    }
+
+    /// The memory that clients map of a BAR, if they can; addresses are offsets in the BAR.
+    pub fn region_mem(&self, bar: usize) -> Option<Arc<GuestMem>> {
+        self.state.device.region_mem(bar)
     }
 
     /// The newest epoch.
@@ -315,7 +325,7 @@ impl Session {
         state.remote.disconnect();
         state.twin = None;
         state.dma.clear();
-        state.irqs.disable_index();
+        state.irqs.disconnect();
         state.resample = None;
         state.negotiated = false;
         // The next client's first reply waits until queues have let go of this one's memory.
@@ -470,10 +480,10 @@ impl State {
                 self.reply(&header, &[0_u8; 0]);
                 Ok(())
             }
-            command::DEVICE_GET_REGION_IO_FDS
-            | command::DEVICE_FEATURE
-            | command::MIG_DATA_READ
-            | command::MIG_DATA_WRITE => Err(Errno::OPNOTSUPP),
+            command::DEVICE_GET_REGION_IO_FDS => self.region_io_fds(&header, parse(payload)?),
+            command::DEVICE_FEATURE | command::MIG_DATA_READ | command::MIG_DATA_WRITE => {
+                Err(Errno::OPNOTSUPP)
+            }
             _ => Err(Errno::INVAL),
         }
     }
@@ -482,27 +492,6 @@ impl State {
         self.epoch += 1;
         self.remote.interrupt();
         self.outbox.hold(self.epoch);
-    }
-
-    pub(crate) fn reset(&mut self, kind: ResetKind, handler: &mut (impl Handler + ?Sized)) {
-        self.config.reset(&self.device.config);
-        handler.reset(kind);
-        let _ = self.command_changed(handler);
-        self.begin_epoch();
-    }
-
-    /// Tells who needs to know if COMMAND amounts to something else than before. True if bus mastering ended.
-    pub(crate) fn command_changed(&mut self, handler: &mut (impl Handler + ?Sized)) -> bool {
-        let (before, now) = (self.command, self.config.command(&self.device.config));
-        if before == now {
-            return false;
-        }
-        self.command = now;
-        self.irqs.set_disabled(now.contains(Command::INTX_DISABLE));
-        self.remote
-            .set_bus_master(now.contains(Command::BUS_MASTER));
-        handler.command(now);
-        (before - now).contains(Command::BUS_MASTER)
     }
 
     pub(crate) fn reply(

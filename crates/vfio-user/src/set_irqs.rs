@@ -1,8 +1,10 @@
-//! SET_IRQS: which eventfds carry the interrupt, and whether it is held back.
+//! SET_IRQS: which eventfds carry interrupts, and which are held back.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use zerocopy::FromBytes;
@@ -12,48 +14,81 @@ use crate::session::State;
 use crate::wire::set_irqs_flags::{
     ACTION, ACTION_MASK, ACTION_TRIGGER, ACTION_UNMASK, DATA, DATA_BOOL, DATA_EVENTFD, DATA_NONE,
 };
-use crate::wire::{SetIrqs, irq_index};
+use crate::wire::{MAX_FDS, SetIrqs, irq_index};
 
 impl State {
     pub(crate) fn set_irqs(&mut self, payload: &[u8], fds: Fds) -> Result<(), Errno> {
         let (request, bools) = SetIrqs::read_from_prefix(payload).map_err(|_| Errno::INVAL)?;
         self.check(&request, bools, &fds)?;
-        let (action, data) = (request.flags & ACTION, request.flags & DATA);
-        if request.count == 0 {
-            self.irqs.disable_index();
-            self.resample = None;
+        let SetIrqs {
+            flags,
+            index,
+            start,
+            count,
+            ..
+        } = request;
+        if count == 0 {
+            self.irqs.disable_index(index);
+            if index == irq_index::INTX {
+                self.resample = None;
+            }
             self.begin_epoch();
             return Ok(());
         }
-        if data == DATA_EVENTFD {
-            let fd = fds.into_iter().next().map(eventfd).transpose()?;
+        let action = flags & ACTION;
+        if flags & DATA == DATA_EVENTFD {
+            return self.set_eventfds(action, index, start..start + count, fds);
+        }
+        for (i, number) in (start..start + count).enumerate() {
+            // Without BOOL there is no list, and all are meant.
+            if bools.get(i) == Some(&0) && flags & DATA == DATA_BOOL {
+                continue;
+            }
             match action {
-                ACTION_TRIGGER => {
-                    self.irqs.set_trigger(fd);
-                    self.begin_epoch();
-                }
-                ACTION_UNMASK => self.resample = fd,
-                // Linux knows no eventfd that masks a line, either.
-                _ if fd.is_some() => return Err(Errno::OPNOTSUPP),
-                _ => {}
+                ACTION_TRIGGER => self.irqs.trigger_now(index, number),
+                ACTION_UNMASK => self.irqs.unmask(index, number),
+                _ => self.irqs.mask(index, number),
             }
-            return Ok(());
         }
-        if data == DATA_BOOL && bools[0] == 0 {
-            return Ok(());
-        }
-        match action {
-            ACTION_TRIGGER => self.irqs.trigger_now(),
-            ACTION_UNMASK => self.irqs.unmask(),
-            _ => {
-                self.irqs.mask();
-                self.begin_epoch();
-            }
+        if action == ACTION_MASK {
+            self.begin_epoch();
         }
         Ok(())
     }
 
-    /// Whether the request makes sense; after this there is at most one interrupt, number 0 of INTx.
+    /// Exchanges eventfds; without any, takes away those that are there.
+    fn set_eventfds(
+        &mut self,
+        action: u32,
+        index: u32,
+        range: Range<u32>,
+        fds: Fds,
+    ) -> Result<(), Errno> {
+        // One that is none spoils all, before anything is changed.
+        let mut fds = fds
+            .into_iter()
+            .map(eventfd)
+            .collect::<Result<ArrayVec<_, MAX_FDS>, _>>()?
+            .into_iter();
+        match (action, index) {
+            (ACTION_TRIGGER, _) => {
+                let mut replaced = false;
+                for number in range {
+                    replaced |= self.irqs.set_trigger(index, number, fds.next());
+                }
+                if replaced {
+                    self.begin_epoch();
+                }
+            }
+            (ACTION_UNMASK, irq_index::INTX) => self.resample = fds.next(),
+            // Linux knows no eventfds that mask, nor any that unmask a message.
+            _ if fds.len() > 0 => return Err(Errno::OPNOTSUPP),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the request makes sense; after this the range is within the index.
     fn check(&self, request: &SetIrqs, bools: &[u8], fds: &Fds) -> Result<(), Errno> {
         let &SetIrqs {
             argsz,
@@ -78,7 +113,9 @@ impl State {
                 DATA_EVENTFD => fds.is_empty() || fds.len() == count as usize,
                 _ => fds.is_empty(),
             }
-            && (data != DATA_BOOL || bools.len() == count as usize);
+            && (data != DATA_BOOL || bools.len() == count as usize)
+            && (matches!(index, irq_index::INTX | irq_index::MSI | irq_index::MSIX)
+                || action == ACTION_TRIGGER);
         match sound {
             true => Ok(()),
             false => Err(Errno::INVAL),

@@ -150,6 +150,8 @@ pub mod irq_flags {
     pub const MASKABLE: u32 = 1 << 1;
     /// Masked by its delivery, until UNMASK.
     pub const AUTOMASKED: u32 = 1 << 2;
+    /// All of the index are wired at once or not at all.
+    pub const NORESIZE: u32 = 1 << 3;
 }
 
 /// Bits of [`SetIrqs::flags`]: exactly one of `DATA_*` and one of `ACTION_*`.

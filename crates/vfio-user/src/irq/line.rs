@@ -1,97 +1,93 @@
-//! Interrupt delivery: an INTx line with level semantics, through eventfds that the client hands over.
+//! The INTx line, with level semantics.
 //!
 //! A client can only be told that the line went up. With KVM the eventfd raises the line in the kernel, and the
 //! guest's EOI lowers it and signals the *resample* eventfd; without, the client masks the line when it goes up
 //! and sends UNMASK when the guest has looked at the device. Either way the answer to "may rise again?" comes
 //! from outside, and if the device still asserts the line then, it is raised again.
 //!
-//! Whoever completes work raises, on any thread and without a lock: the state is one atomic word, the eventfd is
-//! loaded after the word was changed, and the control exchanges the eventfd *before* it changes the word, so a
-//! rising edge is never lost between the two. At worst it is delivered twice.
+//! The state is one atomic word; the eventfd is loaded after the word was changed, and the control exchanges the
+//! eventfd *before* it changes the word, so a rising edge is never lost between the two. At worst it is delivered
+//! twice.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use arc_swap::ArcSwapOption;
-use rustix::io::{read, write};
+use super::trigger::Trigger;
 
 /// The device asserts its line.
 const LEVEL: u32 = 1 << 0;
 /// The client sent MASK.
 const MASKED: u32 = 1 << 1;
-/// COMMAND says INTX_DISABLE, or the function is not in D0.
+/// COMMAND says INTX_DISABLE, the function is not in D0, or it interrupts by messages.
 const DISABLED: u32 = 1 << 2;
 /// The client was told of the line and has not yet said that it may rise again.
 const UP: u32 = 1 << 3;
 
-/// The interrupt of one device, shared by whoever may raise it. Stays the same over connections.
 #[derive(Debug, Default)]
-pub struct IrqTable {
+pub(super) struct Line {
     state: AtomicU32,
-    trigger: ArcSwapOption<OwnedFd>,
-    raised: AtomicU64,
+    trigger: Trigger,
 }
 
-impl IrqTable {
-    /// The device asserts its INTx line, or no longer does. Writes an eventfd if the client is to know;
-    /// never blocks.
-    pub fn set_level(&self, level: bool) {
+impl Line {
+    pub(super) fn set_level(&self, level: bool) {
         // Called after each batch of work: usually nothing changes, and then nothing is written.
-        if (self.state.load(Ordering::Acquire) & LEVEL != 0) != level {
+        if self.level() != level {
             self.change(if level { 0 } else { LEVEL }, if level { LEVEL } else { 0 });
         }
     }
 
-    /// Whether the device asserts its line.
-    pub fn level(&self) -> bool {
+    pub(super) fn level(&self) -> bool {
         self.state.load(Ordering::Acquire) & LEVEL != 0
     }
 
-    /// Interrupts that were sent to clients so far.
-    pub fn raised(&self) -> u64 {
-        self.raised.load(Ordering::Relaxed)
-    }
-
     /// The line may rise again: the guest signalled end of interrupt. The mask stays as it is.
-    pub(crate) fn resampled(&self) {
+    pub(super) fn resampled(&self) {
         self.change(UP, 0);
     }
 
     /// The client let interrupts through again.
-    pub(crate) fn unmask(&self) {
+    pub(super) fn unmask(&self) {
         self.change(MASKED | UP, 0);
     }
 
     /// The client holds interrupts back.
-    pub(crate) fn mask(&self) {
+    pub(super) fn mask(&self) {
         self.change(0, MASKED);
     }
 
-    /// COMMAND forbids or permits INTx.
-    pub(crate) fn set_disabled(&self, disabled: bool) {
-        // What the client knows of the line is void after this.
-        match disabled {
-            true => self.change(UP, DISABLED),
-            false => self.change(DISABLED, 0),
+    /// The guest forbids or permits INTx.
+    pub(super) fn set_disabled(&self, disabled: bool) {
+        let before = self.state.load(Ordering::Acquire) & DISABLED != 0;
+        match (before, disabled) {
+            // What the client knows of the line is void after this.
+            (false, true) => self.change(UP, DISABLED),
+            (true, false) => self.change(DISABLED, 0),
+            _ => {}
         }
     }
 
-    /// From now on interrupts go to `fd`; none means nowhere.
-    pub(crate) fn set_trigger(&self, fd: Option<Arc<OwnedFd>>) {
-        self.trigger.store(fd);
+    /// From now on interrupts go to `fd`; none means nowhere. True if an eventfd was there before.
+    pub(super) fn set_trigger(&self, fd: Option<Arc<OwnedFd>>) -> bool {
+        let replaced = self.trigger.set(fd);
         self.change(UP, 0);
+        replaced
     }
 
     /// The client tore the interrupt down: no eventfd, no mask.
-    pub(crate) fn disable_index(&self) {
-        self.trigger.store(None);
+    pub(super) fn disable_index(&self) {
+        self.trigger.set(None);
         self.change(MASKED | UP, 0);
     }
 
     /// Sends an interrupt whatever the line does: the client tests its wiring.
-    pub(crate) fn trigger_now(&self) {
-        self.send();
+    pub(super) fn trigger_now(&self) {
+        self.trigger.send();
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.trigger.sent()
     }
 
     fn change(&self, clear: u32, set: u32) {
@@ -114,48 +110,21 @@ impl IrqTable {
         }
         // UP that was not there, or was cleared by this very change and is back: the line rises.
         if next(old) & UP != 0 && old & !clear & UP == 0 {
-            self.send();
+            self.trigger.send();
         }
     }
-
-    fn send(&self) {
-        if let Some(fd) = &*self.trigger.load() {
-            // A full counter (EAGAIN) has the interrupt pending anyway; other errors are the client's affair.
-            let _ = write(fd.as_fd(), &1_u64.to_ne_bytes());
-            self.raised.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Empties an eventfd.
-pub(crate) fn drain(fd: impl AsFd) {
-    let mut count = [0; 8];
-    // Nothing to read is fine: somebody else may read the same eventfd.
-    let _ = read(fd, &mut count);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{EventfdFlags, eventfd};
+    use crate::irq::testing::{count, fd};
 
-    fn wired() -> (IrqTable, Arc<OwnedFd>) {
-        let table = IrqTable::default();
+    fn wired() -> (Line, Arc<OwnedFd>) {
+        let table = Line::default();
         let fd = fd();
         table.set_trigger(Some(fd.clone()));
         (table, fd)
-    }
-
-    fn fd() -> Arc<OwnedFd> {
-        Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap())
-    }
-
-    fn count(fd: &OwnedFd) -> u64 {
-        let mut bytes = [0; 8];
-        match read(fd, &mut bytes) {
-            Ok(8) => u64::from_ne_bytes(bytes),
-            _ => 0,
-        }
     }
 
     #[test]

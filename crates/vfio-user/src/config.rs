@@ -1,0 +1,55 @@
+//! Configuration space in use: what a write to it sets off.
+
+use rustix::io::Errno;
+
+use crate::handler::{Handler, ResetKind};
+use crate::pci::Command;
+use crate::session::State;
+use crate::wire::irq_index;
+
+impl State {
+    pub(crate) fn config_write(
+        &mut self,
+        offset: usize,
+        data: &[u8],
+        handler: &mut (impl Handler + ?Sized),
+    ) -> Result<(), Errno> {
+        match self.config.write(&self.device.config, offset, data)? {
+            Some(kind) => self.reset(kind, handler),
+            None if self.config_changed(handler) => self.begin_epoch(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The function starts over.
+    pub(crate) fn reset(&mut self, kind: ResetKind, handler: &mut (impl Handler + ?Sized)) {
+        self.config.reset(&self.device.config);
+        self.msix.reset(&self.irqs);
+        handler.reset(kind);
+        let _ = self.config_changed(handler);
+        self.begin_epoch();
+    }
+
+    /// Tells who needs to know if configuration space amounts to something else than before. True if the device may
+    /// no longer do something that it may be doing at this moment: DMA, or sending interrupts.
+    pub(crate) fn config_changed(&mut self, handler: &mut (impl Handler + ?Sized)) -> bool {
+        let template = &self.device.config;
+        let mut withdrawn = self.irqs.set_mode(self.config.interrupts(template));
+        if let Some(mask) = self.config.msi_mask(template) {
+            for vector in 0..32 {
+                let masked = mask >> vector & 1 != 0;
+                withdrawn |= self.irqs.set_guest_mask(irq_index::MSI, vector, masked);
+            }
+        }
+        let (before, now) = (self.command, self.config.command(template));
+        if before != now {
+            self.command = now;
+            self.remote
+                .set_bus_master(now.contains(Command::BUS_MASTER));
+            handler.command(now);
+            withdrawn |= (before - now).contains(Command::BUS_MASTER);
+        }
+        withdrawn
+    }
+}
