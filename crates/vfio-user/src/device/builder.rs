@@ -56,7 +56,7 @@ impl Default for DeviceBuilder {
             capabilities: Vec::new(),
             extended: Vec::new(),
             at: None,
-            irqs: [0; _],
+            irqs: [0; irq_index::COUNT as usize],
             msix: None,
             mappable: Vec::new(),
             io_event_fds: Vec::new(),
