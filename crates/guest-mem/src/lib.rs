@@ -19,6 +19,7 @@ mod map;
 mod mapping;
 mod published;
 mod remote;
+pub mod sigbus;
 
 pub use access::GuestSlice;
 pub use build::{BuildError, Builder};

@@ -9,6 +9,11 @@ use std::ptr::{self, NonNull};
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use crate::sigbus::Slot;
+
+/// `f_type` of hugetlbfs, which memfds with huge pages live on too.
+const HUGETLBFS: u64 = 0x958458f6;
+
 /// Memory of a file (or anonymous memory) mapped shared into this process; unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
@@ -17,6 +22,8 @@ pub struct Mapping {
     /// Bytes between the page boundary at which the kernel mapped and the first byte that was asked for.
     lead: usize,
     writable: bool,
+    /// Where the handler of SIGBUS finds the mapping of a file.
+    slot: Option<&'static Slot>,
 }
 
 // SAFETY: the mapping is plain memory without thread affinity; all access goes through raw copies and atomics.
@@ -28,7 +35,8 @@ impl Mapping {
     /// Maps `len` bytes of `file` from byte `offset`, readable, and writable if asked.
     ///
     /// The file is sealed against shrinking where it lets us (a memfd made for sealing): touching a mapped page
-    /// beyond the end of its file raises SIGBUS.
+    /// beyond the end of its file raises SIGBUS; [`sigbus`](crate::sigbus) is for those that can not. A file that grows
+    /// changes nothing here: the mapping shows the bytes that it was made for.
     ///
     /// # Errors
     ///
@@ -73,7 +81,15 @@ impl Mapping {
                 offset - lead,
             )?
         };
-        Ok(Self::adopt(base.cast(), len, lead as usize, writable))
+        let mut mapping = Self::adopt(base.cast(), len, lead as usize, writable);
+        // The kernel maps whole pages of the file, and lets no part of a huge one be replaced.
+        let page = match rustix::fs::fstatfs(file) {
+            Ok(stat) if stat.f_type as u64 == HUGETLBFS => stat.f_bsize as usize,
+            _ => page as usize,
+        };
+        let whole = len.next_multiple_of(page);
+        mapping.slot = Some(Slot::take(base.addr(), whole, page, writable));
+        Ok(mapping)
     }
 
     /// Maps `len` bytes of zeroed memory that belongs to no file.
@@ -99,6 +115,7 @@ impl Mapping {
             len,
             lead,
             writable,
+            slot: None,
         }
     }
 
@@ -113,6 +130,13 @@ impl Mapping {
         self.writable
     }
 
+    /// Whether its file has shrunk and some of it was touched since: from there on it is zeroed memory that nobody
+    /// shares. Only ever true after [`sigbus::install`](crate::sigbus::install), without which the process would have
+    /// ended instead.
+    pub fn is_broken(&self) -> bool {
+        self.slot.is_some_and(Slot::is_broken)
+    }
+
     /// Address of byte `offset` in this process; `offset` must not exceed `len()`.
     pub(crate) fn at(&self, offset: u64) -> *mut u8 {
         assert!(offset <= self.len());
@@ -123,6 +147,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            slot.give_back();
+        }
         // SAFETY: exactly the range that mmap returned; whoever holds a pointer into it holds the `Arc` too.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
