@@ -27,6 +27,9 @@ impl State {
         self.config.reset(&self.device.config);
         self.msix.reset(&self.irqs);
         handler.reset(kind);
+        if matches!(kind, ResetKind::Message | ResetKind::Disconnected) {
+            self.restart(handler);
+        }
         let _ = self.config_changed(handler);
         self.begin_epoch();
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use guest_mem::{Access, GuestMem, Mapping, Published};
+use guest_mem::{Access, DirtyLog, GuestMem, Mapping, Published};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use tracing::{debug, warn};
@@ -63,6 +63,7 @@ pub(crate) struct DmaTable {
     /// Changed since `settle` looked.
     unsettled: bool,
     warned: bool,
+    log: Option<Arc<DirtyLog>>,
 }
 
 impl DmaTable {
@@ -75,6 +76,7 @@ impl DmaTable {
             dirty: false,
             unsettled: false,
             warned: false,
+            log: None,
         }
     }
 
@@ -139,9 +141,9 @@ impl DmaTable {
         Ok(())
     }
 
-    /// Removes an entry, or all; the caller publishes.
+    /// Removes an entry, or all; the caller publishes, and knows of dirty bitmaps.
     pub(crate) fn unmap(&mut self, request: &DmaUnmap) -> Result<(), Errno> {
-        use dma_unmap_flags::{ALL, GET_DIRTY_BITMAP};
+        use dma_unmap_flags::ALL;
         let &DmaUnmap {
             argsz,
             flags,
@@ -149,10 +151,8 @@ impl DmaTable {
             size,
         } = request;
         let least = size_of::<DmaUnmap>();
-        // Nobody can have switched dirty tracking on, so its bitmap cannot be had.
         if !(least..=1 << 20).contains(&(argsz as usize))
-            || flags & !(ALL | GET_DIRTY_BITMAP) != 0
-            || flags & GET_DIRTY_BITMAP != 0
+            || flags & !ALL != 0
             || (flags & ALL != 0 && (iova, size) != (0, 0))
         {
             return Err(Errno::INVAL);
@@ -171,12 +171,43 @@ impl DmaTable {
         Ok(())
     }
 
+    /// DMA addresses and sizes of all entries, in order.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.regions
+            .iter()
+            .map(|(&iova, region)| (iova, region.size))
+    }
+
+    /// Whether all of a range that is not empty is mapped, by one entry or several.
+    pub(crate) fn covers(&self, iova: u64, size: u64) -> bool {
+        let Some(last) = iova.checked_add(size - 1) else {
+            return false;
+        };
+        let mut next = iova;
+        for (start, size) in self.ranges() {
+            if (start..start + size).contains(&next) {
+                next = start + size;
+            }
+            if next > last {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Notes in `log` what is written from the next publication on.
+    pub(crate) fn set_dirty_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        self.log = log;
+        self.dirty = true;
+    }
+
     /// Forgets the client.
     pub(crate) fn clear(&mut self) {
         self.regions.clear();
         self.files.clear();
         self.unsettled = false;
         self.warned = false;
+        self.log = None;
         self.published.publish(GuestMem::empty());
         self.dirty = false;
     }
@@ -187,6 +218,9 @@ impl DmaTable {
             return;
         }
         let mut builder = GuestMem::builder();
+        if let Some(log) = &self.log {
+            builder = builder.dirty_log(log.clone());
+        }
         let asks = self.can_ask();
         for (&iova, region) in &self.regions {
             builder = match region

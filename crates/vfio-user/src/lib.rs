@@ -51,18 +51,22 @@
 //! with errors: migration, dirty page tracking, regions that the client maps, DMA by message.
 
 mod access;
+mod blob;
 pub mod client;
 mod config;
 mod conn;
 mod device;
+mod dirty;
 mod dma;
 mod event;
+mod feature;
 mod handler;
 mod inbox;
 mod info;
 mod io_fds;
 mod irq;
 mod listener;
+mod migration;
 mod msix;
 mod outbox;
 mod pci;
@@ -79,6 +83,7 @@ pub use event::{Epoll, Event, Interest, Poller, Source};
 pub use handler::{Handler, InvalidState, Migration, Region, ResetKind};
 pub use irq::IrqTable;
 pub use listener::{ListenError, ListenOptions, Listener};
+pub use migration::MAX_STATE;
 pub use pci::{CONFIG_SIZE, CONFIG_SIZE_EXPRESS, Command, reg};
 pub use remote::DmaMessages;
 pub use server::{Accepted, Server};

@@ -220,6 +220,30 @@ impl ConfigSpace {
         Ok(None)
     }
 
+    /// All of it, as a guest that has it to itself reads it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes over what another device of this description had: what a guest can write, nothing else.
+    pub(crate) fn restore(&mut self, template: &Template, saved: &[u8]) {
+        self.reset(template);
+        for (at, (byte, saved)) in self.bytes.iter_mut().zip(saved).enumerate() {
+            let stored = template.writable[at];
+            *byte = *byte & !stored | saved & stored;
+        }
+        if let Some(cap) = template.pm
+            && matches!(self.power_state(template), 1 | 2)
+        {
+            self.bytes[cap + PMCSR] &= !POWER_STATE;
+        }
+        if let Some(control) = template.msi.map(|cap| cap + MESSAGE_CONTROL)
+            && self.bytes[control] >> 4 & 0b111 > template.msi_order
+        {
+            self.bytes[control] &= !(0b111 << 4);
+        }
+    }
+
     /// Back to the values after reset.
     pub(crate) fn reset(&mut self, template: &Template) {
         self.bytes.copy_from_slice(&template.reset);

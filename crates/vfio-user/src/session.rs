@@ -12,16 +12,18 @@ use tracing::debug;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::device::Device;
+use crate::dirty::Tracking;
 use crate::dma::{DmaTable, Memory};
 use crate::handler::{Handler, ResetKind};
 use crate::inbox::{Inbox, Message, Unframed};
 use crate::irq::{self, IrqTable};
+use crate::migration::Machine;
 use crate::msix::MsixTable;
 use crate::outbox::Outbox;
 use crate::pci::{Command, ConfigSpace};
 use crate::remote::{Answer, DmaMessages, RemoteMemory};
 use crate::version::Proposal;
-use crate::wire::{DmaMap, DmaUnmap, Header, command, header_flags};
+use crate::wire::{DmaMap, Header, command, header_flags};
 
 /// The connection is over. Everything that belonged to the client is cleaned up, the next one may come.
 #[derive(Debug, Error)]
@@ -81,7 +83,11 @@ pub(crate) struct State {
     pub(crate) remote: Arc<RemoteMemory>,
     /// What the client can do, once negotiated.
     pub(crate) client: Proposal,
-    dma: DmaTable,
+    pub(crate) dma: DmaTable,
+    pub(crate) migration: Machine,
+    pub(crate) tracking: Tracking,
+    /// No further request is executed before this epoch has passed.
+    pub(crate) wait: Option<u64>,
     negotiated: bool,
     epoch: u64,
 }
@@ -111,6 +117,9 @@ impl Session {
                 client: Proposal::default(),
                 dma: DmaTable::new(remote.clone()),
                 remote,
+                migration: Machine::default(),
+                tracking: Tracking::default(),
+                wait: None,
                 negotiated: false,
                 epoch: 0,
             },
@@ -153,6 +162,10 @@ impl Session {
         // What queues wrote before they passed goes before the reply that takes the memory away.
         self.on_dma_requests();
         self.state.outbox.pass(epoch);
+        if self.state.wait.is_some_and(|wait| wait <= epoch) {
+            self.state.wait = None;
+            self.state.queues_waited_for();
+        }
         if epoch >= self.state.epoch {
             self.state.remote.resume();
         }
@@ -188,7 +201,7 @@ impl Session {
     pub fn process(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
         self.stalled = false;
         let result = loop {
-            if self.state.outbox.is_full() {
+            if self.state.must_wait() {
                 self.stalled = true;
                 break Ok(());
             }
@@ -216,7 +229,7 @@ impl Session {
 
     /// Whether requests wait although there is room for their replies: call [`process`](Self::process).
     pub fn can_continue(&self) -> bool {
-        self.stalled && !self.state.outbox.is_full()
+        self.stalled && !self.state.must_wait()
     }
 
     /// Whether there is something to send.
@@ -328,12 +341,19 @@ impl Session {
         state.irqs.disconnect();
         state.resample = None;
         state.negotiated = false;
+        state.tracking = Tracking::default();
+        state.wait = None;
         // The next client's first reply waits until queues have let go of this one's memory.
         state.reset(ResetKind::Disconnected, handler);
     }
 }
 
 impl State {
+    /// Whether requests stay where they are: too many replies wait, or what was done last has to be over first.
+    fn must_wait(&self) -> bool {
+        self.outbox.is_full() || self.wait.is_some()
+    }
+
     fn handle(
         &mut self,
         message: Message<'_>,
@@ -446,6 +466,9 @@ impl State {
         if header.flags & header_flags::TYPE != 0 || fds_lost {
             return Err(Errno::INVAL);
         }
+        if self.migration.forbids(header.command) {
+            return Err(Errno::INVAL);
+        }
         match header.command {
             command::REGION_READ => self.region_read(&header, payload, handler),
             command::REGION_WRITE => self.region_write(&header, payload, handler),
@@ -455,18 +478,11 @@ impl State {
                 if fds.len() > 1 {
                     return Err(Errno::INVAL);
                 }
-                self.dma.map(&request, fds.into_iter().next())?;
-                self.begin_epoch();
+                self.dma_map(&request, fds.into_iter().next())?;
                 self.reply(&header, &[0_u8; 0]);
                 Ok(())
             }
-            command::DMA_UNMAP => {
-                let request: DmaUnmap = parse(payload)?;
-                self.dma.unmap(&request)?;
-                self.begin_epoch();
-                self.reply(&header, &request);
-                Ok(())
-            }
+            command::DMA_UNMAP => self.dma_unmap(&header, payload),
             command::DEVICE_GET_INFO => self.device_info(&header, parse(payload)?),
             command::DEVICE_GET_REGION_INFO => self.region_info(&header, parse(payload)?),
             command::DEVICE_GET_IRQ_INFO => self.irq_info(&header, parse(payload)?),
@@ -475,17 +491,21 @@ impl State {
                 self.reply(&header, &[0_u8; 0]);
                 Ok(())
             }
+            command::DEVICE_FEATURE => self.device_feature(&header, payload, handler),
+            command::MIG_DATA_READ => self.mig_data_read(&header, payload, handler),
+            command::MIG_DATA_WRITE => self.mig_data_write(&header, payload),
             command::DEVICE_RESET => {
                 self.reset(ResetKind::Message, handler);
                 self.reply(&header, &[0_u8; 0]);
                 Ok(())
             }
             command::DEVICE_GET_REGION_IO_FDS => self.region_io_fds(&header, parse(payload)?),
-            command::DEVICE_FEATURE | command::MIG_DATA_READ | command::MIG_DATA_WRITE => {
-                Err(Errno::OPNOTSUPP)
-            }
             _ => Err(Errno::INVAL),
         }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(crate) fn begin_epoch(&mut self) {
