@@ -25,6 +25,7 @@ impl Client {
         match payload.split_at_checked(size_of::<RegionAccess>()) {
             Some((echo, bytes)) if echo == request.as_bytes() && bytes.len() == data.len() => {
                 data.copy_from_slice(bytes);
+                self.watch_command(region, offset, data);
             }
             _ => {
                 let error = ClientError::Protocol("REGION_READ answered out of step");
@@ -188,7 +189,7 @@ impl Client {
         })
     }
 
-    /// Notes whether the guest lets the device do DMA.
+    /// Notes whether the guest lets the device do DMA, from configuration space as it is written or read.
     fn watch_command(&mut self, region: u32, offset: u64, data: &[u8]) {
         let at = (reg::COMMAND as u64).wrapping_sub(offset);
         if region == region_index::CONFIG
