@@ -128,11 +128,17 @@ pub struct Desk {
     pub session: Session,
     pub ram: Ram,
     pub hold: bool,
+    /// Descriptors that left with replies.
+    pub fds: Vec<Arc<OwnedFd>>,
 }
 
 impl Desk {
     pub fn new() -> Self {
-        let session = Session::new(device());
+        Self::of(device())
+    }
+
+    pub fn of(device: Device) -> Self {
+        let session = Session::new(device);
         let ram = Ram {
             irqs: Some(session.irqs()),
             ..Ram::default()
@@ -141,12 +147,17 @@ impl Desk {
             session,
             ram,
             hold: false,
+            fds: Vec::new(),
         }
     }
 
     /// Negotiated, with memory and I/O enabled.
     pub fn ready() -> Self {
-        let mut desk = Self::new();
+        Self::ready_of(device())
+    }
+
+    pub fn ready_of(device: Device) -> Self {
+        let mut desk = Self::of(device);
         let reply = desk.ask(1, &proposal());
         assert_eq!(reply.header.flags, header_flags::REPLY);
         let write = [&access(7, 4, 1)[..], &[7]].concat();
@@ -187,6 +198,7 @@ impl Desk {
         while self.session.has_output() {
             let next = self.session.output();
             assert!(!next.is_empty());
+            self.fds.extend_from_slice(self.session.output_fds());
             out.extend_from_slice(next);
             let n = next.len();
             self.session.sent(n);
@@ -220,6 +232,29 @@ impl Desk {
         );
         assert!(!error || reply.payload.is_empty(), "errors are header-only");
         reply.clone()
+    }
+
+    /// Reads configuration space.
+    pub fn config_read(&mut self, offset: u64, count: u32) -> Vec<u8> {
+        let reply = self.ask(9, &access(7, offset, count));
+        reply.payload[16..].to_vec()
+    }
+
+    /// Writes configuration space; the errno.
+    pub fn config_write(&mut self, offset: u64, data: &[u8]) -> u32 {
+        self.write(7, offset, data)
+    }
+
+    /// Reads a region.
+    pub fn read(&mut self, region: u32, offset: u64, count: u32) -> Vec<u8> {
+        let reply = self.ask(9, &access(region, offset, count));
+        reply.payload[16..].to_vec()
+    }
+
+    /// Writes a region; the errno.
+    pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> u32 {
+        let request = access(region, offset, data.len() as u32);
+        self.ask(10, &[&request[..], data].concat()).header.error
     }
 
     pub fn ask(&mut self, command: u16, payload: &[u8]) -> Reply {
@@ -272,6 +307,11 @@ pub fn memfd(size: u64) -> OwnedFd {
     let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&fd, size).unwrap();
     fd
+}
+
+/// How often the eventfd was signalled since the last time.
+pub fn count(fd: &OwnedFd) -> u64 {
+    wait(fd, Duration::ZERO).unwrap_or(0)
 }
 
 /// Waits until the eventfd is signalled; its count.
