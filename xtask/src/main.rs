@@ -1,7 +1,8 @@
-//! The commands of the project: demo, test, bench.
+//! The commands of the project: demo, test, fuzz, bench.
 
 mod bench;
 mod demo;
+mod fuzz;
 mod machine;
 mod report;
 mod test;
@@ -24,6 +25,8 @@ enum Command {
     Demo(demo::Options),
     /// Run all tests, with real guests: needs root, about 10 minutes on two cores, after the first downloads.
     Test(test::Options),
+    /// Look for inputs that break something, guided by the code they reach: needs a C++ compiler.
+    Fuzz(fuzz::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(Bench::Vm(options)) => bench::run(&options),
     };
     match done {

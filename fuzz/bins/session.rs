@@ -1,0 +1,4 @@
+//! Target `session` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nic_emu_fuzz::run("session", data));
