@@ -462,7 +462,8 @@ fn item_11_loopback_into_the_own_ring() {
         nic.legacy(0, &broadcast(300), EOP | IFCS | RS);
     }
     nic.set(Reg::TDT, 40);
-    let mem = nic.mem.clone();
+    nic.calm();
+    let mem = nic.dma.clone();
     let mut burst = TxBurst::new();
     let mut buffer = vec![0; 70_000];
     let mut turns = 0;
@@ -499,6 +500,7 @@ fn item_12_bus_mastering_goes_away() {
     for _ in 0..10 {
         nic.legacy(0, &broadcast(100), EOP | IFCS | RS);
     }
+    nic.calm();
     nic.accept = 3;
     nic.send();
     assert_eq!(nic.get(Reg::TDH), 3);
@@ -633,7 +635,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(cases(600))]
 
     #[test]
     fn any_registers_descriptors_and_frames(steps in prop::collection::vec(steps(), 0..150)) {

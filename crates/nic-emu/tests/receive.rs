@@ -81,7 +81,8 @@ fn every_size_in_every_buffer_size_with_and_without_crc() {
 fn a_batch_has_one_head_update_and_one_interrupt() {
     let mut nic = Nic::new();
     nic.set(Reg::IMS, RXT0);
-    let mem = nic.mem.clone();
+    nic.calm();
+    let mem = nic.dma.clone();
     for _ in 0..5 {
         let frame = broadcast(100);
         assert_eq!(
@@ -558,7 +559,7 @@ fn null_buffers_are_skipped() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(cases(400))]
 
     /// A super-frame from the backend becomes the segments its sender would have sent, whenever descriptors come.
     #[test]

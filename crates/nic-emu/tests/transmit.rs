@@ -153,6 +153,7 @@ fn what_the_backend_does_not_take_stays_in_the_ring() {
         );
         want.push((flow, flow.packet(i, 7, 0x10, &data)));
     }
+    nic.calm();
     nic.accept = 1;
     let mut got = nic.send();
     assert_eq!(got.len(), 1);
@@ -485,7 +486,8 @@ fn a_reset_between_fetch_and_complete_writes_nothing_back() {
     let mut nic = Nic::new();
     let index = nic.legacy(0, &broadcast(100), EOP | IFCS | RS);
     nic.set(Reg::TDT, 1);
-    let mem = nic.mem.clone();
+    nic.calm();
+    let mem = nic.dma.clone();
     let mut burst = TxBurst::new();
     assert_eq!(nic.tx.fetch(&mem, &mut burst, nic.now), Fetch::Frames);
     nic.set(Reg::CTRL, 1 << 26);
@@ -517,6 +519,7 @@ fn delayed_interrupts_wait_for_their_timer() {
 fn the_low_threshold_is_told_once() {
     const TXD_LOW: u32 = 1 << 15;
     let mut nic = Nic::new();
+    nic.calm();
     nic.set(Reg::TXDCTL, 1 << 25);
     nic.accept = 1;
     for _ in 0..10 {
@@ -549,7 +552,7 @@ fn frames_in_many_pieces_of_memory_come_out_whole() {
     for i in 0..RAM / 256 {
         map = map.map(i * 256, 256, mapping.clone(), i * 256, Access::ReadWrite);
     }
-    nic.mem = map.build().unwrap();
+    nic.set_memory(map.build().unwrap());
     let frame = broadcast(16000);
     for _ in 0..30 {
         nic.legacy(7, &frame, EOP | IFCS | RS);

@@ -355,7 +355,7 @@ impl RxQueue {
         self.batch(mem);
         let batch = self.batch.as_mut().expect("just made");
         let place = batch.place(&self.shared, mem, frame, layout, how, progress, hold);
-        batch.interrupted |= place == Place::Interrupted;
+        batch.interrupted = place == Place::Interrupted;
         place
     }
 

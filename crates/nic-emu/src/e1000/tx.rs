@@ -325,8 +325,8 @@ impl TxQueue {
     ///
     /// # Errors
     ///
-    /// [`Interrupted`]: the frames have left and will not be offered again, but the driver could not be told. The next
-    /// [`fetch`](Self::fetch), which has to come after the epoch even if there is nothing else to send, does it.
+    /// [`Interrupted`]: the frames have left and will not be offered again, but the driver could not be told. That is up
+    /// to [`settle`](Self::settle) after the epoch, or the next fetch.
     pub fn complete(
         &mut self,
         mem: &GuestMem,
@@ -349,6 +349,62 @@ impl TxQueue {
         let settled = if stale { Ok(()) } else { self.settle(mem, now) };
         self.recycle(burst);
         settled
+    }
+
+    /// Tells the driver of what has left, if an epoch was in the way before: descriptors, head, contexts, interrupts, in
+    /// this order. The head waits like the interrupt until the descriptors have arrived: a driver that sees it may use
+    /// them again.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`]: to be called again after the epoch.
+    pub fn settle(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        self.sync();
+        let Some(end) = self.pending.owed else {
+            return Ok(());
+        };
+        let Shared {
+            regs,
+            irq,
+            counters,
+            ..
+        } = &*self.shared;
+        let descriptors = &mut self.pending.descriptors;
+        descriptors.write_back(mem, end.done, counters)?;
+        mem.flush().map_err(|_| Interrupted)?;
+        self.pending.owed = None;
+
+        let (at_once, delayed) = descriptors.interrupts(end.done);
+        regs.set(Reg::TDH, end.next);
+        self.contexts = end.contexts;
+        if end.resumed {
+            self.partial = None;
+            self.partial_bytes.clear();
+        }
+        regs.stat_add(Reg::TSCTFC, end.tso_failed);
+        counters
+            .tx_malformed
+            .add(u64::from(end.malformed + end.tso_failed));
+        counters.dma_unreachable.add(u64::from(end.unreachable));
+
+        let mut causes = 0;
+        if at_once {
+            causes |= cause::TXDW;
+        } else if delayed {
+            irq.raise_tx_delayed(now);
+        }
+        if regs.get(Reg::TDT) == end.next {
+            causes |= cause::TXQE;
+        }
+        let low = (regs.get(Reg::TXDCTL) >> txdctl::LWTHRESH_SHIFT) * 8;
+        let left = self.pending.owned - end.descriptors;
+        if self.pending.owned > low && left <= low && low > 0 {
+            causes |= cause::TXD_LOW;
+        }
+        if causes != 0 {
+            irq.raise(causes);
+        }
+        Ok(())
     }
 
     /// Whether the driver has been told of everything that has left. While it has not, the state of the queue is no
@@ -417,56 +473,6 @@ impl TxQueue {
         }
         packet.keep();
         self.partial = Some(packet);
-    }
-
-    /// Brings the ring to where it has to be: descriptors, head, contexts, interrupts, in this order. The head waits like
-    /// the interrupt until the descriptors have arrived: a driver that sees it may use them again.
-    fn settle(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
-        let Some(end) = self.pending.owed else {
-            return Ok(());
-        };
-        let Shared {
-            regs,
-            irq,
-            counters,
-            ..
-        } = &*self.shared;
-        let descriptors = &mut self.pending.descriptors;
-        descriptors.write_back(mem, end.done, counters)?;
-        mem.flush().map_err(|_| Interrupted)?;
-        self.pending.owed = None;
-
-        let (at_once, delayed) = descriptors.interrupts(end.done);
-        regs.set(Reg::TDH, end.next);
-        self.contexts = end.contexts;
-        if end.resumed {
-            self.partial = None;
-            self.partial_bytes.clear();
-        }
-        regs.stat_add(Reg::TSCTFC, end.tso_failed);
-        counters
-            .tx_malformed
-            .add(u64::from(end.malformed + end.tso_failed));
-        counters.dma_unreachable.add(u64::from(end.unreachable));
-
-        let mut causes = 0;
-        if at_once {
-            causes |= cause::TXDW;
-        } else if delayed {
-            irq.raise_tx_delayed(now);
-        }
-        if regs.get(Reg::TDT) == end.next {
-            causes |= cause::TXQE;
-        }
-        let low = (regs.get(Reg::TXDCTL) >> txdctl::LWTHRESH_SHIFT) * 8;
-        let left = self.pending.owned - end.descriptors;
-        if self.pending.owned > low && left <= low && low > 0 {
-            causes |= cause::TXD_LOW;
-        }
-        if causes != 0 {
-            irq.raise(causes);
-        }
-        Ok(())
     }
 
     /// Statistics of the first `accepted` frames: of each segment that goes on the wire.

@@ -8,6 +8,7 @@
 )]
 
 pub mod packets;
+pub mod remote;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::rx::{Delivered, RxQueue};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
 use nic_emu::e1000::{self, Control, Shared};
+use proptest::prelude::ProptestConfig;
+use remote::Fake;
 
 pub const RAM: u64 = 4 << 20;
 pub const TX_RING: u64 = 0x1_0000;
@@ -72,7 +75,11 @@ pub struct Nic {
     pub control: Control,
     pub tx: TxQueue,
     pub rx: RxQueue,
+    /// The driver's memory, and the same as the device reaches it.
     pub mem: GuestMem,
+    pub dma: GuestMem,
+    /// Whom the device has to ask for it, if it is not mapped.
+    pub fake: Option<Arc<Fake>>,
     pub now: Time,
     /// How many frames the backend takes per burst.
     pub accept: usize,
@@ -89,21 +96,91 @@ pub fn ram() -> GuestMem {
         .unwrap()
 }
 
+/// How the device reaches its memory, in the tests of this program: `remote` includes those of others, under names that
+/// say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Mapped,
+    /// By asking.
+    Asked,
+    /// By asking, while the memory map changes again and again.
+    Interrupted,
+}
+
+/// As many random cases, fewer where they have been tried under other conditions before.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let cases = match reach() {
+        Reach::Mapped => cases,
+        Reach::Asked | Reach::Interrupted => cases / 4,
+    };
+    ProptestConfig {
+        cases,
+        ..ProptestConfig::default()
+    }
+}
+
+fn reach() -> Reach {
+    let module = module_path!();
+    if module.contains("asked_") {
+        Reach::Asked
+    } else if module.contains("interrupted_") {
+        Reach::Interrupted
+    } else {
+        Reach::Mapped
+    }
+}
+
 impl Nic {
     /// Bus master on, receiver and transmitter off, no rings.
     pub fn bare() -> Self {
         let (mut control, tx, rx) = e1000::new(&e1000::Config::new(MAC));
         control.set_bus_master(true);
-        Self {
+        let mut nic = Self {
             control,
             tx,
             rx,
-            mem: ram(),
+            mem: GuestMem::empty(),
+            dma: GuestMem::empty(),
+            fake: None,
             now: Time(1_000_000),
             accept: usize::MAX,
             next: 0,
             clean: 0,
+        };
+        nic.set_memory(ram());
+        nic
+    }
+
+    /// Gives the guest other memory.
+    pub fn set_memory(&mut self, mem: GuestMem) {
+        self.dma = mem.clone();
+        self.mem = mem;
+        let reach = reach();
+        if reach != Reach::Mapped {
+            let fake = self.ask();
+            if reach == Reach::Interrupted {
+                fake.interrupt_often();
+            }
         }
+    }
+
+    /// From now on the device has to ask for its memory.
+    pub fn ask(&mut self) -> Arc<Fake> {
+        let fake = Fake::new(self.mem.clone());
+        self.dma = fake.mem(RAM);
+        self.fake = Some(fake.clone());
+        fake
+    }
+
+    /// No more epochs: for tests that drive a queue step by step.
+    pub fn calm(&self) {
+        if let Some(fake) = &self.fake {
+            fake.calm();
+        }
+    }
+
+    fn pass_epoch(&self) {
+        self.fake.as_ref().expect("who is asked").pass_epoch();
     }
 
     /// With rings of 64 descriptors; the receive ring has 63 buffers of 2048 bytes.
@@ -205,10 +282,15 @@ impl Nic {
     /// Lets the NIC send all it can. Fails if that does not end.
     pub fn run(&mut self) -> Vec<Sent> {
         let mut all = Vec::new();
-        let mem = self.mem.clone();
+        let mem = self.dma.clone();
         let mut burst = TxBurst::new();
         for _ in 0..2000 {
             let fetch = self.tx.fetch(&mem, &mut burst, self.now);
+            if fetch == Fetch::Interrupted {
+                assert!(burst.is_empty());
+                self.pass_epoch();
+                continue;
+            }
             let taken = burst.len().min(self.accept);
             let loopback = burst.loopback();
             for frame in burst.frames().take(taken) {
@@ -230,7 +312,13 @@ impl Nic {
             }
             let short = taken < burst.len();
             assert!(fetch != Fetch::Frames || !burst.is_empty());
-            self.tx.complete(&mem, &mut burst, taken, self.now).unwrap();
+            let mut told = self.tx.complete(&mem, &mut burst, taken, self.now);
+            while told.is_err() {
+                assert!(!self.tx.is_settled());
+                self.pass_epoch();
+                told = self.tx.settle(&mem, self.now);
+            }
+            assert!(self.tx.is_settled());
             if fetch != Fetch::More || short {
                 return all;
             }
@@ -250,10 +338,24 @@ impl Nic {
     }
 
     pub fn deliver(&mut self, frame: RxFrame<'_>) -> Delivered {
-        let mem = self.mem.clone();
+        let mem = self.dma.clone();
         let delivered = self.rx.deliver(&mem, frame, self.now);
-        self.rx.finish(&mem, self.now).unwrap();
-        delivered
+        match (self.finish(&mem, false), delivered) {
+            (true, Delivered::Interrupted) => Delivered::Placed,
+            (false, Delivered::Interrupted) => Delivered::Held,
+            (_, delivered) => delivered,
+        }
+    }
+
+    /// Ends a batch, whatever comes in between. Whether no frame is held any more.
+    fn finish(&mut self, mem: &GuestMem, mut placed: bool) -> bool {
+        while self.rx.finish(mem, self.now).is_err() {
+            assert!(!self.rx.has_room() || self.rx.enabled());
+            self.pass_epoch();
+            placed = self.rx.resume(mem, self.now);
+        }
+        assert!(self.rx.is_settled());
+        placed
     }
 
     pub fn give(&mut self, bytes: &[u8]) -> Delivered {
@@ -262,10 +364,9 @@ impl Nic {
 
     /// After RDT moved.
     pub fn resume(&mut self) -> bool {
-        let mem = self.mem.clone();
+        let mem = self.dma.clone();
         let done = self.rx.resume(&mem, self.now);
-        self.rx.finish(&mem, self.now).unwrap();
-        done
+        self.finish(&mem, done)
     }
 
     /// The next whole frame in the receive ring, as a driver collects it; buffers are not given back.
