@@ -7,15 +7,15 @@
 //! | 12 | vendor, device, subsystem vendor and subsystem ID, class and revision |
 //! | 4 | n: bytes of configuration space |
 //! | n | configuration space |
-//! | 4 | m: bytes of the device |
-//! | m | what [`Migration::save`] has written |
+//! | 4 + m | MSI-X table, after its length |
+//! | 4 + m | masked and pending vectors, after their length |
+//! | 4 + m | what [`Migration::save`](crate::Migration::save) has written, after its length |
 //! | 4 | CRC-32 of all before |
 //!
 //! Numbers are little-endian. The first [`HEADER`] bytes are known while the device still runs: a destination that is
 //! another device says so before the guest is stopped.
 
 use crate::device::Device;
-use crate::handler::Migration;
 use crate::pci::reg;
 
 const MAGIC: &[u8; 8] = b"vfiouser";
@@ -24,9 +24,13 @@ const VERSION: u32 = 1;
 /// Bytes up to configuration space.
 pub(crate) const HEADER: usize = MAGIC.len() + 4 + 12 + 4;
 
-/// What a state consists of.
+/// What a state consists of, the header apart.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a [u8],
+    /// The MSI-X table.
+    pub(crate) table: &'a [u8],
+    /// Masks and pending bits.
+    pub(crate) interrupts: &'a [u8],
     pub(crate) device: &'a [u8],
 }
 
@@ -38,17 +42,22 @@ pub(crate) fn header(device: &Device, to: &mut Vec<u8>) {
     to.extend_from_slice(&config[reg::VENDOR_ID..][..4]);
     to.extend_from_slice(&config[reg::SUBSYSTEM_VENDOR_ID..][..4]);
     to.extend_from_slice(&config[reg::REVISION_ID..][..4]);
-    to.extend_from_slice(&(config.len() as u32).to_le_bytes());
+    to.extend_from_slice(&(device.config.size() as u32).to_le_bytes());
 }
 
 /// Appends the rest to a header.
-pub(crate) fn body(config: &[u8], device: &mut dyn Migration, to: &mut Vec<u8>) {
+pub(crate) fn body(parts: &Parts<'_>, to: &mut Vec<u8>) {
+    let Parts {
+        config,
+        table,
+        interrupts,
+        device,
+    } = parts;
     to.extend_from_slice(config);
-    let at = to.len();
-    to.extend_from_slice(&[0; 4]);
-    device.save(to);
-    let len = (to.len() - at - 4) as u32;
-    to[at..at + 4].copy_from_slice(&len.to_le_bytes());
+    for part in [table, interrupts, device] {
+        to.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        to.extend_from_slice(part);
+    }
     let crc = crc32fast::hash(to);
     to.extend_from_slice(&crc.to_le_bytes());
 }
@@ -73,18 +82,27 @@ pub(crate) fn parse<'a>(device: &Device, bytes: &'a [u8]) -> Result<Parts<'a>, S
     let cut = || "it is cut off".to_owned();
     let (all, crc) = bytes.split_last_chunk().ok_or_else(cut)?;
     let rest = all.get(HEADER..).ok_or_else(cut)?;
-    let (config, rest) = rest
-        .split_at_checked(device.config.reset.len())
+    let (config, mut rest) = rest
+        .split_at_checked(device.config.size())
         .ok_or_else(cut)?;
-    let (len, state) = rest.split_first_chunk().ok_or_else(cut)?;
-    if state.len() != u32::from_le_bytes(*len) as usize {
-        return Err("its length is not what it says".to_owned());
+    let mut next = || {
+        let (len, more) = rest.split_first_chunk().ok_or_else(cut)?;
+        let len = u32::from_le_bytes(*len) as usize;
+        let (part, more) = more.split_at_checked(len).ok_or_else(cut)?;
+        rest = more;
+        Ok::<_, String>(part)
+    };
+    let parts = Parts {
+        config,
+        table: next()?,
+        interrupts: next()?,
+        device: next()?,
+    };
+    if !rest.is_empty() {
+        return Err("there is more than it says".to_owned());
     }
     if crc32fast::hash(all) != u32::from_le_bytes(*crc) {
         return Err("its checksum is wrong".to_owned());
     }
-    Ok(Parts {
-        config,
-        device: state,
-    })
+    Ok(parts)
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 use zerocopy::FromBytes;
 
-use crate::blob;
+use crate::blob::{self, Parts};
 use crate::handler::Handler;
 use crate::session::State;
 use crate::wire::{Header, MAX_DATA, MigData, command, device_state};
@@ -184,15 +184,24 @@ impl State {
     }
 
     fn load(&mut self, bytes: &[u8], handler: &mut (impl Handler + ?Sized)) -> Result<(), String> {
-        let blob::Parts { config, device } = blob::parse(&self.device, bytes)?;
-        let migration = handler.migration().ok_or("the device cannot be migrated")?;
-        let loaded = migration.load(device);
-        match loaded {
-            Ok(()) => self.config.restore(&self.device.config, config),
-            Err(_) => self.config.reset(&self.device.config),
+        let parts = blob::parse(&self.device, bytes)?;
+        let mut ours = Vec::new();
+        self.irqs.save(&mut ours);
+        if parts.table.len() != self.msix.bytes().len() || parts.interrupts.len() != ours.len() {
+            return Err("it has another number of interrupts".to_owned());
         }
+        let device = handler.migration().ok_or("the device cannot be migrated")?;
+        if let Err(invalid) = device.load(parts.device) {
+            self.config.reset(&self.device.config);
+            self.msix.reset(&self.irqs);
+            self.config_changed(handler);
+            return Err(invalid.to_string());
+        }
+        self.config.restore(&self.device.config, parts.config);
+        self.msix.restore(parts.table);
         self.config_changed(handler);
-        loaded.map_err(|invalid| invalid.to_string())
+        self.irqs.restore(parts.interrupts);
+        Ok(())
     }
 
     fn fail_resuming(&mut self, why: &str) -> Errno {
@@ -227,7 +236,16 @@ impl State {
             DeviceState::StopCopy if machine.complete => {}
             DeviceState::StopCopy => {
                 let device = handler.migration().ok_or(Errno::NOTTY)?;
-                blob::body(self.config.bytes(), device, &mut machine.outgoing);
+                let (mut interrupts, mut state) = (Vec::new(), Vec::new());
+                self.irqs.save(&mut interrupts);
+                device.save(&mut state);
+                let parts = Parts {
+                    config: self.config.bytes(),
+                    table: self.msix.bytes(),
+                    interrupts: &interrupts,
+                    device: &state,
+                };
+                blob::body(&parts, &mut machine.outgoing);
                 machine.complete = true;
             }
             _ => return Err(Errno::INVAL),

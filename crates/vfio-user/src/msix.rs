@@ -39,6 +39,24 @@ impl MsixTable {
         }
     }
 
+    /// The whole table, to be saved.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes over a table of the same size; what its mask bits hold back is for the [`IrqTable`] to remember.
+    pub(crate) fn restore(&mut self, saved: &[u8]) {
+        for (entry, saved) in self
+            .bytes
+            .chunks_exact_mut(ENTRY)
+            .zip(saved.chunks_exact(ENTRY))
+        {
+            entry.copy_from_slice(saved);
+            entry[CONTROL] &= 1;
+            entry[CONTROL + 1..].fill(0);
+        }
+    }
+
     /// Fills `to` from `offset` of the table.
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) {
         if let Some(from) = range(offset, to.len()).and_then(|range| self.bytes.get(range)) {

@@ -236,6 +236,48 @@ impl IrqTable {
         })
     }
 
+    /// Appends what a guest would miss on another host: for each 64 vectors of MSI and MSI-X a word with those that it
+    /// masks, and one with those that are pending.
+    pub(crate) fn save(&self, to: &mut Vec<u8>) {
+        for vectors in [MSI, MSIX]
+            .iter()
+            .flat_map(|&index| self.vectors(index).chunks(64))
+        {
+            let bits = |of: &dyn Fn(&Vector) -> bool| {
+                let bits = vectors.iter().enumerate();
+                bits.fold(0, |bits, (i, vector)| bits | u64::from(of(vector)) << i)
+            };
+            for word in [
+                bits(&|vector| vector.is_masked(BY_GUEST)),
+                bits(&Vector::is_pending),
+            ] {
+                to.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+
+    /// Takes over what [`save`](Self::save) of such a device has appended. Configuration space comes first.
+    pub(crate) fn restore(&self, saved: &[u8]) {
+        let (words, _) = saved.as_chunks();
+        let mut words = words.iter().copied().map(u64::from_le_bytes);
+        for index in [MSI, MSIX] {
+            for vectors in self.vectors(index).chunks(64) {
+                let (masked, pending) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+                for (i, vector) in vectors.iter().enumerate() {
+                    match masked >> i & 1 {
+                        0 => vector.unmask(BY_GUEST),
+                        _ => drop(vector.mask(BY_GUEST)),
+                    }
+                    match pending >> i & 1 {
+                        0 => vector.clear(),
+                        _ => vector.make_pending(),
+                    }
+                }
+            }
+            self.deliver(index);
+        }
+    }
+
     /// The INTx line may rise again: the guest signalled end of interrupt.
     pub(crate) fn resampled(&self) {
         self.line.resampled();

@@ -57,6 +57,15 @@ impl Vector {
         self.state.load(Ordering::Acquire) & PENDING != 0
     }
 
+    pub(super) fn is_masked(&self, reason: u32) -> bool {
+        self.state.load(Ordering::Acquire) & reason != 0
+    }
+
+    /// It was raised elsewhere, where it could not be delivered; the caller delivers.
+    pub(super) fn make_pending(&self) {
+        self.state.fetch_or(PENDING, Ordering::AcqRel);
+    }
+
     /// Holds the interrupt back for `reason`. True if nothing did before.
     pub(super) fn mask(&self, reason: u32) -> bool {
         self.state.fetch_or(reason, Ordering::AcqRel) & (BY_CLIENT | BY_GUEST) == 0

@@ -21,8 +21,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfio_user::client::Reply;
 use vfio_user::wire::{HEADER, Header, header_flags};
 use vfio_user::{
-    Accepted, Bar, Closed, Command, Device, Epoll, Event, Handler, IrqTable, ListenOptions,
-    Listener, Region, ResetKind, Server, Session,
+    Accepted, Bar, Closed, Command, Device, Epoll, Event, Handler, InvalidState, IrqTable,
+    ListenOptions, Listener, Migration, Region, ResetKind, Server, Session,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -55,6 +55,9 @@ pub struct Ram {
     pub resets: Vec<ResetKind>,
     pub writes: usize,
     pub irqs: Option<Arc<IrqTable>>,
+    pub migratable: bool,
+    /// What was asked of it to migrate: "stop", "run", "save", "load".
+    pub moves: Vec<&'static str>,
 }
 
 impl Default for Ram {
@@ -65,11 +68,48 @@ impl Default for Ram {
             resets: Vec::new(),
             writes: 0,
             irqs: None,
+            migratable: true,
+            moves: Vec::new(),
         }
     }
 }
 
+/// A byte of RAM that no saved state may have, to be refused.
+pub const POISON: u8 = 0xee;
+
+impl Migration for Ram {
+    fn stop(&mut self) {
+        self.moves.push("stop");
+    }
+
+    fn run(&mut self) {
+        self.moves.push("run");
+    }
+
+    fn save(&mut self, to: &mut Vec<u8>) {
+        self.moves.push("save");
+        to.extend_from_slice(&self.bytes);
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), InvalidState> {
+        self.moves.push("load");
+        if state.len() != self.bytes.len() || state.contains(&POISON) {
+            self.bytes.fill(0);
+            return Err(InvalidState("poison".to_owned()));
+        }
+        self.bytes.copy_from_slice(state);
+        Ok(())
+    }
+}
+
 impl Handler for Ram {
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        match self.migratable {
+            true => Some(self),
+            false => None,
+        }
+    }
+
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
         match region {
             Region::Rom => data.fill(0x55),
