@@ -51,6 +51,11 @@ impl State {
             self.remote
                 .set_bus_master(now.contains(Command::BUS_MASTER));
             handler.command(now);
+            match now.contains(Command::BUS_MASTER) {
+                true if !before.contains(Command::BUS_MASTER) => self.begin_share_check(),
+                true => {}
+                false => self.end_share_check(),
+            }
             withdrawn |= (before - now).contains(Command::BUS_MASTER);
         }
         withdrawn

@@ -1,30 +1,37 @@
 //! The client's memory map: what DMA_MAP and DMA_UNMAP say, published as snapshots for queues.
 //!
-//! Firmware makes clients replace the entry of main memory several times in a row, each time with a fresh
-//! descriptor of the same file. So a file is mapped once, as a whole, recognised by device and inode, and kept
-//! over a burst of such messages; what no entry uses any more goes when something else is processed.
+//! Where libvfio-user and the specification differ, or neither says:
+//! - A map that overlaps another is refused with EINVAL, as libvfio-user does; the specification names EEXIST.
+//! - The same map again succeeds, and is the one that there was.
+//! - An entry without a descriptor is reached by messages, whatever its flags.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+mod files;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
-use guest_mem::{Access, DirtyLog, GuestMem, Mapping, Published};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use guest_mem::{Access, DirtyLog, GuestMem, Published};
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use crate::remote::RemoteMemory;
+use crate::share::{PAGE, Sample};
 use crate::wire::{DmaMap, DmaUnmap, MAX_DMA_MAPS, dma_map_flags, dma_unmap_flags};
+pub(crate) use files::{FileId, Sharing};
+use files::{Files, identify};
 
 /// Largest map that we take. A file may claim any size; mapping it costs page tables.
 const MAX_SIZE: u64 = 8 << 40;
 
-/// What becomes of a device without shared memory, and what to do about it.
-const SHARE_IT: &str = "so the device asks the hypervisor for every piece of it, which is slow: start the hypervisor \
-     with shared memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on -machine memory-backend=mem)";
+/// Entries of which pages are compared, and pages in all, to find out whether files are the guest's memory.
+const SAMPLED_REGIONS: usize = 8;
+const MOST_SAMPLES: usize = 64;
 
-/// What identifies a file: device and inode.
-type FileId = (u64, u64);
+/// What becomes of a device without shared memory, and what to do about it.
+pub(crate) const SHARE_IT: &str = "so the device asks the hypervisor for every piece of it, which is slow: start the hypervisor \
+     with shared memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on -machine memory-backend=mem)";
 
 #[derive(Debug)]
 struct Region {
@@ -54,7 +61,7 @@ pub enum Memory {
 #[derive(Debug)]
 pub(crate) struct DmaTable {
     regions: BTreeMap<u64, Region>,
-    files: BTreeMap<FileId, Arc<Mapping>>,
+    files: Files,
     published: Arc<Published<GuestMem>>,
     /// Who is asked for memory without a file.
     remote: Arc<RemoteMemory>,
@@ -62,8 +69,12 @@ pub(crate) struct DmaTable {
     dirty: bool,
     /// Changed since `settle` looked.
     unsettled: bool,
+    /// There are files that no entry uses.
+    unused: bool,
     warned: bool,
     log: Option<Arc<DirtyLog>>,
+    /// Counts changes.
+    generation: u64,
 }
 
 impl DmaTable {
@@ -71,12 +82,14 @@ impl DmaTable {
         Self {
             remote,
             regions: BTreeMap::new(),
-            files: BTreeMap::new(),
+            files: Files::default(),
             published: Arc::new(Published::new(GuestMem::empty())),
             dirty: false,
             unsettled: false,
+            unused: false,
             warned: false,
             log: None,
+            generation: 0,
         }
     }
 
@@ -110,13 +123,8 @@ impl DmaTable {
             0 => Access::Read,
             _ => Access::ReadWrite,
         };
-        let source = match &fd {
-            Some(fd) => Some(Source {
-                file: file_id(fd)?,
-                offset,
-            }),
-            None => None,
-        };
+        let file = fd.as_ref().map(identify).transpose()?;
+        let source = file.map(|(file, _)| Source { file, offset });
         if let Some(old) = self.regions.get(&iova)
             && (old.size, old.access, old.source) == (size, access, source)
         {
@@ -126,8 +134,9 @@ impl DmaTable {
         if self.overlaps(iova, size) || self.regions.len() >= MAX_DMA_MAPS {
             return Err(Errno::INVAL);
         }
-        if let (Some(fd), Some(source)) = (fd, source) {
-            self.map_file(&fd, source, size, access)?;
+        if let (Some(fd), Some(file)) = (fd, file) {
+            let end = offset.checked_add(size).ok_or(Errno::INVAL)?;
+            self.files.map(&fd, file, end, access)?;
         }
         debug!(iova = %format_args!("{iova:#x}"), size, ?access, ?source, "memory mapped");
         let region = Region {
@@ -136,8 +145,7 @@ impl DmaTable {
             source,
         };
         self.regions.insert(iova, region);
-        self.dirty = true;
-        self.unsettled = true;
+        self.changed();
         Ok(())
     }
 
@@ -166,8 +174,7 @@ impl DmaTable {
             self.regions.remove(&iova);
         }
         debug!(iova = %format_args!("{iova:#x}"), size, flags, "memory unmapped");
-        self.dirty = true;
-        self.unsettled = true;
+        self.changed();
         Ok(())
     }
 
@@ -205,7 +212,9 @@ impl DmaTable {
     pub(crate) fn clear(&mut self) {
         self.regions.clear();
         self.files.clear();
+        self.generation += 1;
         self.unsettled = false;
+        self.unused = false;
         self.warned = false;
         self.log = None;
         self.published.publish(GuestMem::empty());
@@ -223,10 +232,8 @@ impl DmaTable {
         }
         let asks = self.can_ask();
         for (&iova, region) in &self.regions {
-            builder = match region
-                .source
-                .and_then(|s| Some((s, self.files.get(&s.file)?)))
-            {
+            let source = region.source.filter(|_| !self.is_remote(region));
+            builder = match source.and_then(|s| Some((s, self.files.get(&s.file)?))) {
                 Some((source, mapping)) => builder.map(
                     iova,
                     region.size,
@@ -250,18 +257,67 @@ impl DmaTable {
         }
     }
 
-    /// A burst of map changes is over: lets go of files that nothing uses, and says it if the client does not
+    /// A burst of map changes is over: lets go of files that nothing uses any more, and says it if the client does not
     /// share the guest's memory.
     pub(crate) fn settle(&mut self) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
+        if self.unsettled || self.unused {
+            self.settle_at(Instant::now());
         }
-        let sources = self.regions.values().filter_map(|region| region.source);
-        let used: BTreeSet<FileId> = sources.map(|source| source.file).collect();
-        self.files.retain(|id, _| used.contains(id));
-        if self.memory() == Memory::Remote && !std::mem::replace(&mut self.warned, true) {
-            warn!("the guest's memory is not shared with us, {SHARE_IT}");
+    }
+
+    fn settle_at(&mut self, now: Instant) {
+        if std::mem::take(&mut self.unsettled) {
+            let sources = self.regions.values().filter_map(|region| region.source);
+            let used = sources.map(|source| source.file).collect();
+            self.files.set_used(&used, now);
+            if self.memory() == Memory::Remote && !std::mem::replace(&mut self.warned, true) {
+                warn!("the guest's memory is not shared with us, {SHARE_IT}");
+            }
         }
+        self.unused = self.files.reap(now);
+    }
+
+    /// Changes with every change of the map.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Pages by which to find out whether files are the guest's memory, if that is not known: some of each large
+    /// entry, more of them where it begins.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        let mut regions: Vec<(&u64, &Region)> = self
+            .regions
+            .iter()
+            .filter(|(_, region)| {
+                region.access == Access::ReadWrite
+                    && region.size >= PAGE as u64
+                    && region
+                        .source
+                        .is_some_and(|s| self.files.sharing(&s.file) == Sharing::Unknown)
+            })
+            .collect();
+        regions.sort_by_key(|(_, region)| std::cmp::Reverse(region.size));
+        let mut samples = Vec::new();
+        for (&iova, region) in regions.into_iter().take(SAMPLED_REGIONS) {
+            let last = region.size - PAGE as u64;
+            let doubled = (0..)
+                .map(|n| (PAGE as u64) << n)
+                .take_while(|offset| *offset < last);
+            let file = region.source.map(|source| source.file).unwrap_or_default();
+            samples.extend([0, last].into_iter().chain(doubled).map(|offset| Sample {
+                file,
+                addr: iova + offset,
+            }));
+        }
+        samples.truncate(MOST_SAMPLES);
+        samples
+    }
+
+    /// What was found out about a file; the caller publishes.
+    pub(crate) fn set_sharing(&mut self, file: &FileId, sharing: Sharing) {
+        self.files.set_sharing(file, sharing);
+        self.dirty |= sharing == Sharing::Private;
+        self.warned |= sharing == Sharing::Private;
     }
 
     /// How the largest part of memory that the device may write is reached.
@@ -270,19 +326,30 @@ impl DmaTable {
             .regions
             .values()
             .filter(|region| region.access == Access::ReadWrite)
-            .max_by_key(|region| (region.size, region.source.is_some()));
+            .max_by_key(|region| (region.size, !self.is_remote(region)));
         match largest {
             None => Memory::None,
-            Some(Region {
-                source: Some(_), ..
-            }) => Memory::Shared,
-            Some(_) => Memory::Remote,
+            Some(region) if self.is_remote(region) => Memory::Remote,
+            Some(_) => Memory::Shared,
         }
+    }
+
+    /// Whether an entry can be reached by messages only.
+    fn is_remote(&self, region: &Region) -> bool {
+        region
+            .source
+            .is_none_or(|source| self.files.sharing(&source.file) == Sharing::Private)
+    }
+
+    fn changed(&mut self) {
+        self.dirty = true;
+        self.unsettled = true;
+        self.generation += 1;
     }
 
     /// Whether the client can be asked for memory, as far as we are concerned.
     fn can_ask(&self) -> bool {
-        let needed = self.regions.values().any(|region| region.source.is_none());
+        let needed = self.regions.values().any(|region| self.is_remote(region));
         needed
             && self
                 .remote
@@ -297,209 +364,7 @@ impl DmaTable {
             .next_back()
             .is_some_and(|(start, region)| start + region.size > iova)
     }
-
-    /// Makes sure that the file is mapped as far as an entry needs it.
-    fn map_file(
-        &mut self,
-        fd: &OwnedFd,
-        source: Source,
-        size: u64,
-        access: Access,
-    ) -> Result<(), Errno> {
-        let end = source.offset.checked_add(size).ok_or(Errno::INVAL)?;
-        if let Some(mapping) = self.files.get(&source.file)
-            && end <= mapping.len()
-            && (access == Access::Read || mapping.writable())
-        {
-            return Ok(());
-        }
-        let stat = fstat(fd).map_err(|_| Errno::INVAL)?;
-        let file_size = u64::try_from(stat.st_size).unwrap_or(0);
-        if end > file_size {
-            return Err(Errno::INVAL);
-        }
-        let flags = fcntl_getfl(fd).map_err(|_| Errno::INVAL)?;
-        let writable = flags & OFlags::ACCMODE == OFlags::RDWR;
-        if access == Access::ReadWrite && !writable {
-            return Err(Errno::ACCESS);
-        }
-        // A file sealed against writing may be open for writing all the same.
-        let mapping = match Mapping::of_file(fd.as_fd(), 0, file_size, writable) {
-            Err(_) if writable && access == Access::Read => {
-                Mapping::of_file(fd.as_fd(), 0, file_size, false)
-            }
-            other => other,
-        }
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
-        // A mapping that was too short or read-only goes on serving queues until they reload.
-        self.files.insert(source.file, Arc::new(mapping));
-        self.dirty = true;
-        Ok(())
-    }
-}
-
-fn file_id(fd: &OwnedFd) -> Result<FileId, Errno> {
-    let stat = fstat(fd).map_err(|_| Errno::INVAL)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((stat.st_dev, stat.st_ino)),
-        _ => Err(Errno::INVAL),
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-
-    const READ: u32 = dma_map_flags::READ;
-    const BOTH: u32 = READ | dma_map_flags::WRITE;
-
-    fn memfd(size: u64) -> OwnedFd {
-        let fd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&fd, size).unwrap();
-        fd
-    }
-
-    fn map(iova: u64, size: u64, offset: u64, flags: u32) -> DmaMap {
-        DmaMap {
-            argsz: 32,
-            flags,
-            offset,
-            iova,
-            size,
-        }
-    }
-
-    fn unmap(iova: u64, size: u64) -> DmaUnmap {
-        DmaUnmap {
-            argsz: 24,
-            flags: 0,
-            iova,
-            size,
-        }
-    }
-
-    #[test]
-    fn bad_maps_are_refused_with_the_right_errno() {
-        let mut table = DmaTable::new(Arc::default());
-        let file = || Some(memfd(0x1000));
-        let mut short = map(0, 0x1000, 0, BOTH);
-        short.argsz = 31;
-        for (what, request, fd, errno) in [
-            ("argsz", short, None, Errno::INVAL),
-            ("flag", map(0, 0x1000, 0, 16), None, Errno::INVAL),
-            ("empty", map(0, 0, 0, BOTH), None, Errno::INVAL),
-            ("wraps", map(u64::MAX, 2, 0, BOTH), None, Errno::INVAL),
-            ("huge", map(0, MAX_SIZE + 1, 0, BOTH), None, Errno::NOSPC),
-            ("MMAP, no fd", map(0, 1, 0, BOTH | 4), None, Errno::INVAL),
-            ("FILE_IO, no fd", map(0, 1, 0, BOTH | 8), None, Errno::INVAL),
-            ("beyond file", map(0, 0x2000, 0, BOTH), file(), Errno::INVAL),
-            ("offset", map(0, 1, u64::MAX, BOTH), file(), Errno::INVAL),
-        ] {
-            assert_eq!(table.map(&request, fd), Err(errno), "{what}");
-        }
-        assert!(table.regions.is_empty() && table.files.is_empty());
-    }
-
-    #[test]
-    fn overlaps_are_refused_and_identical_maps_accepted() {
-        let mut table = DmaTable::new(Arc::default());
-        table.map(&map(0x1000, 0x1000, 0, BOTH), None).unwrap();
-        table.map(&map(0x1000, 0x1000, 0, BOTH), None).unwrap();
-        for request in [
-            map(0x1000, 0x1000, 0, READ),
-            map(0x1800, 0x1000, 0, BOTH),
-            map(0, 0x1001, 0, BOTH),
-            map(0, 0x8000, 0, BOTH),
-            map(0x1fff, 1, 0, BOTH),
-        ] {
-            assert_eq!(table.map(&request, None), Err(Errno::INVAL), "{request:x?}");
-        }
-        table.map(&map(0, 0x1000, 0, BOTH), None).unwrap();
-        table.map(&map(0x2000, 0x1000, 0, BOTH), None).unwrap();
-        assert_eq!(table.unmap(&unmap(0x1000, 0x800)), Err(Errno::NOENT));
-        assert_eq!(table.unmap(&unmap(0x5000, 0x800)), Err(Errno::NOENT));
-        assert_eq!(table.unmap(&unmap(0x1000, 0x1000)), Ok(()));
-    }
-
-    #[test]
-    fn the_number_of_maps_is_bounded() {
-        let mut table = DmaTable::new(Arc::default());
-        for i in 0..MAX_DMA_MAPS as u64 {
-            table.map(&map(i << 12, 0x1000, 0, BOTH), None).unwrap();
-        }
-        let one_more = map(1 << 40, 0x1000, 0, BOTH);
-        assert_eq!(table.map(&one_more, None), Err(Errno::INVAL));
-    }
-
-    #[test]
-    fn one_mapping_serves_all_entries_of_a_file_over_churn() {
-        let mut table = DmaTable::new(Arc::default());
-        let file = memfd(0x10000);
-        let dup = || Some(file.try_clone().unwrap());
-        table.map(&map(0, 0x4000, 0, BOTH), dup()).unwrap();
-        table
-            .map(&map(0x8000, 0x8000, 0x8000, READ), dup())
-            .unwrap();
-        let first = Arc::as_ptr(table.files.values().next().unwrap());
-        table.unmap(&unmap(0, 0x4000)).unwrap();
-        table.unmap(&unmap(0x8000, 0x8000)).unwrap();
-        table.map(&map(0, 0x10000, 0, BOTH), dup()).unwrap();
-        table.settle();
-        assert_eq!(table.files.len(), 1);
-        assert_eq!(Arc::as_ptr(table.files.values().next().unwrap()), first);
-
-        table.publish();
-        let mem = table.published().load();
-        mem.write(0x8000, b"hello").unwrap();
-        let mut back = [0; 5];
-        rustix::io::pread(&file, &mut back, 0x8000).unwrap();
-        assert_eq!(&back, b"hello");
-
-        table.unmap(&unmap(0, 0x10000)).unwrap();
-        table.settle();
-        assert!(table.files.is_empty(), "nothing keeps an unplugged file");
-    }
-
-    #[test]
-    fn a_file_that_grew_is_mapped_anew() {
-        let mut table = DmaTable::new(Arc::default());
-        let file = memfd(0x1000);
-        let dup = || Some(file.try_clone().unwrap());
-        table.map(&map(0, 0x1000, 0, BOTH), dup()).unwrap();
-        ftruncate(&file, 0x3000).unwrap();
-        table
-            .map(&map(0x1000, 0x2000, 0x1000, BOTH), dup())
-            .unwrap();
-        table.publish();
-        table.published().load().write(0xff0, &[7; 0x1000]).unwrap();
-    }
-
-    #[test]
-    fn a_read_only_file_backs_read_only_entries() {
-        let mut table = DmaTable::new(Arc::default());
-        let path = std::env::temp_dir().join(format!("vfio-user-ro-{}", std::process::id()));
-        std::fs::write(&path, [1; 0x1000]).unwrap();
-        let open = || Some(OwnedFd::from(std::fs::File::open(&path).unwrap()));
-        let refused = table.map(&map(0, 0x1000, 0, BOTH), open());
-        table.map(&map(0, 0x1000, 0, READ), open()).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(refused, Err(Errno::ACCESS));
-        table.publish();
-        let mem = table.published().load();
-        let mut byte = [0];
-        mem.read(0xfff, &mut byte).unwrap();
-        assert_eq!(byte, [1]);
-        assert!(mem.write(0, &[2]).is_err());
-    }
-
-    #[test]
-    fn regions_without_a_file_are_asked_for() {
-        let mut table = DmaTable::new(Arc::default());
-        table.map(&map(0xfeb0_0000, 0x1000, 0, BOTH), None).unwrap();
-        table.publish();
-        assert!(table.published().load().write(0xfeb0_0000, &[0]).is_err());
-        table.settle();
-        assert!(table.warned, "the operator is told of share=on");
-    }
-}
+mod tests;

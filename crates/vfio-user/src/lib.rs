@@ -74,6 +74,7 @@ mod remote;
 mod server;
 mod session;
 mod set_irqs;
+mod share;
 mod version;
 pub mod wire;
 

@@ -22,6 +22,7 @@ use crate::msix::MsixTable;
 use crate::outbox::Outbox;
 use crate::pci::{Command, ConfigSpace};
 use crate::remote::{Answer, DmaMessages, RemoteMemory};
+use crate::share::ShareCheck;
 use crate::version::Proposal;
 use crate::wire::{DmaMap, Header, command, header_flags};
 
@@ -81,6 +82,7 @@ pub(crate) struct State {
     /// Our end of the second socket, if the client wanted one for our commands.
     twin: Option<Arc<OwnedFd>>,
     pub(crate) remote: Arc<RemoteMemory>,
+    pub(crate) share: ShareCheck,
     /// What the client can do, once negotiated.
     pub(crate) client: Proposal,
     pub(crate) dma: DmaTable,
@@ -120,6 +122,7 @@ impl Session {
                 migration: Machine::default(),
                 tracking: Tracking::default(),
                 wait: None,
+                share: ShareCheck::default(),
                 negotiated: false,
                 epoch: 0,
             },
@@ -337,6 +340,7 @@ impl Session {
         state.commands.clear();
         state.remote.disconnect();
         state.twin = None;
+        state.share = ShareCheck::default();
         state.dma.clear();
         state.irqs.disconnect();
         state.resample = None;
@@ -402,7 +406,10 @@ impl State {
     fn replied(&mut self, header: &Header, payload: &[u8]) -> bool {
         match self.remote.answered(header, payload) {
             Answer::Taken => true,
-            Answer::Probe(..) => true,
+            Answer::Probe(id, data) => {
+                self.share_sample(id, data);
+                true
+            }
             Answer::Unasked => false,
         }
     }
@@ -506,6 +513,11 @@ impl State {
 
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Our end of the second socket.
+    pub(crate) fn twin(&self) -> Option<&Arc<OwnedFd>> {
+        self.twin.as_ref()
     }
 
     pub(crate) fn begin_epoch(&mut self) {

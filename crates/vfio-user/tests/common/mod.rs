@@ -170,6 +170,8 @@ pub struct Desk {
     pub hold: bool,
     /// Descriptors that left with replies.
     pub fds: Vec<Arc<OwnedFd>>,
+    /// What the server asked.
+    pub commands: Vec<Reply>,
 }
 
 impl Desk {
@@ -188,6 +190,7 @@ impl Desk {
             ram,
             hold: false,
             fds: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -247,10 +250,14 @@ impl Desk {
         while !rest.is_empty() {
             let header = Header::read_from_prefix(rest).unwrap().0;
             let (reply, more) = rest.split_at(header.size as usize);
-            replies.push(Reply {
+            let message = Reply {
                 header,
                 payload: reply[HEADER..].to_vec(),
-            });
+            };
+            match header.flags & header_flags::TYPE {
+                header_flags::REPLY => replies.push(message),
+                _ => self.commands.push(message),
+            }
             rest = more;
         }
     }
