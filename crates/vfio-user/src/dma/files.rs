@@ -66,7 +66,7 @@ pub(crate) fn identify(fd: &OwnedFd) -> Result<(FileId, u64), Errno> {
 
 impl Files {
     /// Makes sure that a file of `size` bytes is mapped up to byte `end`. True if a new mapping took the place of one
-    /// that was too short or read-only; that one goes on serving queues until they reload.
+    /// that was too short, read-only or broken; that one goes on serving queues until they reload.
     pub(crate) fn map(
         &mut self,
         fd: &OwnedFd,
@@ -80,7 +80,9 @@ impl Files {
         }
         let old = self.files.get(&id);
         if old.is_some_and(|file| {
-            end <= file.mapping.len() && (access == Access::Read || file.mapping.writable())
+            end <= file.mapping.len()
+                && (access == Access::Read || file.mapping.writable())
+                && !file.mapping.is_broken()
         }) {
             return Ok(false);
         }

@@ -96,14 +96,15 @@ fn answers_go_to_whoever_asked() {
 #[test]
 fn wrong_answers_are_refusals() {
     let mut desk = Desk::new(1 << 20);
-    let answers: [&dyn Fn(&mut Header, &mut Vec<u8>); 7] = [
-        &|header, _| header.flags |= header_flags::ERROR,
-        &|header, _| header.command = command::DMA_WRITE,
-        &|_, payload| payload.truncate(31),
-        &|_, payload| payload.truncate(15),
-        &|_, payload| payload.clear(),
-        &|_, payload| payload[0] ^= 1,
-        &|_, payload| payload[8..16].copy_from_slice(&u64::MAX.to_le_bytes()),
+    type Spoil = fn(&mut Header, &mut Vec<u8>);
+    let answers: [Spoil; 7] = [
+        |header, _| header.flags |= header_flags::ERROR,
+        |header, _| header.command = command::DMA_WRITE,
+        |_, payload| payload.truncate(31),
+        |_, payload| payload.truncate(15),
+        |_, payload| payload.clear(),
+        |_, payload| payload[0] ^= 1,
+        |_, payload| payload[8..16].copy_from_slice(&u64::MAX.to_le_bytes()),
     ];
     for (i, spoil) in answers.iter().enumerate() {
         let remote = desk.remote.clone();
