@@ -236,6 +236,18 @@ impl Nic {
         u32::from_le_bytes(bytes)
     }
 
+    /// Lets transmission start at descriptor `index`.
+    pub fn start_at(&mut self, index: u32) {
+        self.next = index;
+        self.set(Reg::TDH, index);
+        self.set(Reg::TDT, index);
+    }
+
+    /// Tells the NIC of the descriptors.
+    pub fn kick(&mut self) {
+        self.set(Reg::TDT, self.next);
+    }
+
     /// Puts a transmit descriptor behind those before.
     pub fn push(&mut self, addr: u64, low: u32, high: u32) -> u32 {
         let index = self.next;
