@@ -1,4 +1,4 @@
-//! Finds or builds the program under test.
+//! Finds or builds the programs that tests run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,15 +18,30 @@ pub fn workspace() -> &'static Path {
 /// # Errors
 /// It does not build.
 pub fn nic_emu_cli() -> Result<&'static Path> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| match std::env::var_os("NIC_EMU_CLI") {
-        Some(path) if !path.is_empty() => Ok(path.into()),
-        _ => build().map_err(|error| format!("{error:#}")),
-    });
-    match built {
-        Ok(path) => Ok(path),
-        Err(error) => bail!("{error}"),
-    }
+    static BUILT: Built = OnceLock::new();
+    named_or_built(&BUILT, "NIC_EMU_CLI", || {
+        let mut build = cargo();
+        build.args(["build", "--release", "--package", "nic-emu-cli"]);
+        build.stderr(Stdio::inherit());
+        executable(build, "nic-emu-cli")
+    })
+}
+
+/// The guest without an operating system, ready for [`nic_emu_lab::Lab::bare`]: the image that `NIC_EMU_BARE_GUEST`
+/// names, else built now, once per process.
+///
+/// # Errors
+/// It does not build.
+pub fn bare_guest() -> Result<&'static Path> {
+    static BUILT: Built = OnceLock::new();
+    named_or_built(&BUILT, "NIC_EMU_BARE_GUEST", || {
+        let mut build = cargo();
+        build.args(["build", "--package", "bare-guest", "--features", "image"]);
+        // With a target of its own name, flags do not reach build scripts. That they are discouraged is known.
+        build.args(["--profile", "bare", "--target", "x86_64-unknown-linux-gnu"]);
+        build.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=-sse");
+        executable(build, "bare-guest")
+    })
 }
 
 /// A `cargo` command in this workspace: the cargo that started us, if one did.
@@ -38,21 +53,36 @@ pub fn cargo() -> Command {
     command
 }
 
-fn build() -> Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--release", "--locked", "--package", "nic-emu-cli"]);
-    build
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit());
+type Built = OnceLock<Result<PathBuf, String>>;
+
+fn named_or_built(
+    built: &'static Built,
+    variable: &str,
+    build: impl FnOnce() -> Result<PathBuf>,
+) -> Result<&'static Path> {
+    let built = built.get_or_init(|| match std::env::var_os(variable) {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => build().map_err(|error| format!("{error:#}")),
+    });
+    match built {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+/// Runs a build and finds the program of this name that came out of it.
+fn executable(mut build: Command, name: &str) -> Result<PathBuf> {
+    build.args(["--locked", "--message-format", "json-render-diagnostics"]);
     let output = build.output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "nic-emu-cli does not build");
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name} does not build\n{said}");
     let messages = String::from_utf8_lossy(&output.stdout);
     let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let ours = message["target"]["name"] == "nic-emu-cli";
+        let ours = message["target"]["name"] == name;
         ours.then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     executables
         .next_back()
-        .context("cargo built nic-emu-cli but did not say where it is")
+        .with_context(|| format!("cargo built {name} but did not say where it is"))
 }

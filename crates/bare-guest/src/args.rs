@@ -35,6 +35,8 @@ pub struct Args {
     pub batch: u32,
     /// `idle=`: milliseconds without anything happening after which a job gives up.
     pub idle: u32,
+    /// `linger=`: milliseconds from the end of a job to the end of the machine, for QEMU to pass its frames on.
+    pub linger: u32,
     /// `keep=1`: each interrupt is acknowledged only when it has come a second time.
     pub keep: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Args {
             ring: 256,
             batch: 32,
             idle: 5000,
+            linger: 0,
             keep: false,
         }
     }
@@ -100,6 +103,7 @@ impl Args {
                 "ring" => args.ring = within("ring", 8, 4096)? & !7,
                 "batch" => args.batch = within("batch", 1, 4096)?,
                 "idle" => args.idle = within("idle", 1, 600_000)?,
+                "linger" => args.linger = within("linger", 0, 600_000)?,
                 "keep" => args.keep = within("keep", 0, 1)? == 1,
                 _ => {}
             }

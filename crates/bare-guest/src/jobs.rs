@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use guest_driver::desc::{self, Desc, RX_DD, RX_EOP, RxStatus, TX_DD};
-use guest_driver::regs::{ICR, ICS, IOADDR, IODATA, MTA, STATUS, cause};
+use guest_driver::regs::{ICR, ICS, IOADDR, IODATA, MPC, MTA, STATUS, cause};
 use guest_driver::ring::Ring;
 use guest_driver::{Bus, Config, E1000};
 
@@ -38,7 +38,7 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
          mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
     );
     report!(serial, "ready");
-    match args.job {
+    let done = match args.job {
         Job::Probe => Ok(()),
         Job::Mmio => {
             mmio(&mut nic, args, serial);
@@ -48,7 +48,9 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
         Job::Tx => tx(&mut nic, args, serial),
         Job::Rx => rx(&mut nic, args, serial),
         Job::Echo => echo(&mut nic, args, serial),
-    }
+    };
+    nic.bus.wait(u64::from(args.linger) * MS);
+    done
 }
 
 /// A moment after which a job gives up, moved on by everything that happens.
@@ -307,9 +309,10 @@ fn rx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Erro
         }
     }
     let ns = if end == 0 { 0 } else { nic.bus.now() - start };
+    let missed = nic.bus.read32(MPC);
     report!(
         serial,
-        "rx frames={frames} bytes={bytes} strange={strange} gaps={gaps} ns={ns}"
+        "rx frames={frames} bytes={bytes} strange={strange} gaps={gaps} missed={missed} ns={ns}"
     );
     if frames < args.count {
         return Err(Error::Idle);

@@ -1,7 +1,7 @@
 //! A guest without an operating system: the driver of [`guest_driver`] on a bare PC, booted by QEMU's `-kernel`.
 //!
 //! Nothing stands between its loops and the device, so that what is measured is the device and the hypervisor. It runs
-//! the one job that its command line names ([`args`]), prints records to the first serial port ([`report`]) and switches
+//! the one job that its command line names ([`args`]), prints records to the first serial port ([`mod@report`]) and switches
 //! the machine off through `isa-debug-exit` (port 0xF4). It drives any 82540EM, QEMU's own as well as ours.
 //!
 //! The image is a static ELF file of some kilobytes with a PVH entry, built for the ordinary host target, but without

@@ -19,11 +19,13 @@
 //! except for network namespaces ([`Netns`]).
 
 mod apt;
+mod bare;
 mod channel;
 mod cpio;
 mod error;
 mod image;
 mod kernel;
+mod machine;
 mod modules;
 mod netns;
 mod nic;
@@ -37,9 +39,11 @@ mod tools;
 mod unpack;
 mod vm;
 
+pub use bare::{Bare, BareBuilder, Record};
 pub use channel::{Channel, Output};
 pub use error::{Error, Result};
 pub use kernel::{Kernel, Suite};
+pub use machine::{Accel, Memory};
 pub use netns::Netns;
 pub use nic::Nic;
 pub use process::Process;
@@ -48,4 +52,4 @@ pub use qmp::Qmp;
 pub use qtest::QtestVm;
 pub use store::Lab;
 pub use tools::Tools;
-pub use vm::{Accel, Vm, VmBuilder};
+pub use vm::{Vm, VmBuilder};

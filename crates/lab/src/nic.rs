@@ -74,6 +74,16 @@ impl Nic {
         }
     }
 
+    /// QEMU's arguments for it.
+    pub(crate) fn arguments(&self, index: usize) -> Vec<String> {
+        let netdev = self.netdev(index);
+        let netdev = netdev
+            .into_iter()
+            .flat_map(|netdev| ["-netdev".into(), netdev]);
+        let device = ["-device".into(), self.device(index).to_string()];
+        netdev.chain(device).collect()
+    }
+
     /// What QEMU's `-netdev` takes, with the id `netN`.
     pub(crate) fn netdev(&self, index: usize) -> Option<String> {
         match self {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use crate::bare::BareBuilder;
 use crate::qemu::Qemu;
 use crate::tools::Tools;
 use crate::vm::VmBuilder;
@@ -136,6 +137,12 @@ impl Lab {
     #[must_use]
     pub fn vm(&self, suite: Suite) -> VmBuilder {
         VmBuilder::new(self.clone(), suite)
+    }
+
+    /// A guest that is this image and has no operating system, to be configured and started.
+    #[must_use]
+    pub fn bare(&self, image: impl Into<PathBuf>) -> BareBuilder {
+        BareBuilder::new(self.clone(), image.into())
     }
 
     /// Returns `dir/name` complete for `recipe`, building it under the lock if it is not there yet.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::channel::{Channel, Output};
+use crate::machine::{Accel, Memory};
 use crate::netns::{enter, words};
 use crate::{Error, Lab, Nic, Process, Qmp, Result, Suite};
 
@@ -22,16 +23,6 @@ const CONSOLE_TAIL: u64 = 3000;
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=0 mitigations=off random.trust_cpu=on \
     tsc=reliable no_timer_check nokaslr audit=0 selinux=0 apparmor=0 cryptomgr.notests pci=noaer";
 
-/// What executes the guest's instructions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Accel {
-    /// QEMU's own translator: works everywhere.
-    #[default]
-    Tcg,
-    /// The host kernel; needs `/dev/kvm`.
-    Kvm,
-}
-
 /// A VM to be started; from [`Lab::vm`].
 #[derive(Clone, Debug)]
 pub struct VmBuilder {
@@ -40,6 +31,7 @@ pub struct VmBuilder {
     memory_mib: u32,
     cpus: u32,
     accel: Accel,
+    memory: Memory,
     nics: Vec<Nic>,
     root_ports: usize,
     arguments: Vec<String>,
@@ -57,6 +49,7 @@ impl VmBuilder {
             memory_mib: 512,
             cpus: 1,
             accel: Accel::default(),
+            memory: Memory::default(),
             nics: Vec::new(),
             root_ports: 0,
             arguments: Vec::new(),
@@ -67,10 +60,17 @@ impl VmBuilder {
         }
     }
 
-    /// Guest memory in MiB; 512 unless said otherwise. It is a memfd that a device process can share.
+    /// Guest memory in MiB; 512 unless said otherwise.
     #[must_use]
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Where the guest's memory is; shared unless said otherwise.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -175,10 +175,7 @@ impl VmBuilder {
             ));
         }
         for (index, nic) in self.nics.iter().enumerate() {
-            if let Some(netdev) = nic.netdev(index) {
-                qemu.arg("-netdev").arg(netdev);
-            }
-            qemu.arg("-device").arg(nic.device(index).to_string());
+            qemu.args(nic.arguments(index));
         }
         qemu.args(&self.arguments);
 
@@ -203,26 +200,10 @@ impl VmBuilder {
     }
 
     fn machine_arguments(&self) -> Vec<String> {
-        let memory = self.memory_mib;
-        let (accel, cpu) = match self.accel {
-            Accel::Tcg => ("tcg,thread=multi", "max"),
-            Accel::Kvm => ("kvm", "host"),
-        };
-        let mut arguments = vec![
-            "-M".to_owned(),
-            "q35,memory-backend=mem,usb=off,vmport=off,graphics=off".into(),
-        ];
-        arguments.extend(["-accel".into(), accel.into(), "-cpu".into(), cpu.into()]);
-        arguments.extend([
-            "-smp".into(),
-            self.cpus.to_string(),
-            "-m".into(),
-            format!("{memory}M"),
-        ]);
-        arguments.extend([
-            "-object".into(),
-            format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
-        ]);
+        let kind = "q35,usb=off,vmport=off,graphics=off";
+        let mut arguments = self.memory.machine(kind, self.memory_mib);
+        arguments.extend(self.accel.arguments());
+        arguments.extend(["-smp".into(), self.cpus.to_string()]);
         arguments.extend(["-nodefaults", "-no-user-config", "-display", "none"].map(str::to_owned));
         arguments
     }

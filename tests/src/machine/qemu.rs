@@ -1,6 +1,6 @@
 //! A device inside QEMU, without a guest, its cable a UNIX socket.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use guest_driver::qtest::Qtest;
@@ -18,10 +18,103 @@ const RECEIVER_DELAY: u64 = 1_000_000_000;
 /// QEMU's own e1000.
 pub struct Qemu {
     bus: Qtest,
+    wire: StreamCable,
+    vm: QtestVm,
+}
+
+/// The test's end of a cable to one of QEMU's own NICs.
+pub struct StreamCable {
     wire: UnixStream,
     /// Bytes of frames that have not been taken yet, each frame behind its length.
     inbox: Vec<u8>,
-    vm: QtestVm,
+}
+
+/// Where such a cable will be plugged in.
+pub struct StreamSocket {
+    folder: tempfile::TempDir,
+    listener: UnixListener,
+}
+
+impl StreamSocket {
+    /// Makes room for one.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for a socket.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let listener = UnixListener::bind(folder.path().join("wire"));
+        Self {
+            listener: listener.expect("a socket to listen on"),
+            folder,
+        }
+    }
+
+    /// What QEMU's `-netdev` takes, with the id `wire`.
+    pub fn netdev(&self) -> String {
+        let path = self.folder.path().join("wire");
+        let path = path.display();
+        format!("stream,id=wire,server=off,addr.type=unix,addr.path={path}")
+    }
+
+    /// The cable, once QEMU has started.
+    ///
+    /// # Panics
+    ///
+    /// If the system refuses the connection.
+    pub fn accept(self) -> StreamCable {
+        let (wire, _) = self.listener.accept().expect("QEMU connects as it starts");
+        wire.set_nonblocking(true).expect("a socket");
+        let inbox = Vec::new();
+        StreamCable { wire, inbox }
+    }
+}
+
+impl Default for StreamSocket {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StreamCable {
+    /// Sends a frame to the NIC; while QEMU does not take it, calls `wait`.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU has let go of its end.
+    pub fn transmit(&mut self, frame: &[u8], mut wait: impl FnMut()) {
+        let length = (frame.len() as u32).to_be_bytes();
+        let mut rest = &[&length, frame].concat()[..];
+        while !rest.is_empty() {
+            match self.wire.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => wait(),
+                Err(error) => panic!("QEMU's end of the cable is gone: {error}"),
+            }
+        }
+    }
+
+    /// The next frame that the NIC has sent, if there is one. What it had sent before QEMU ended is still there.
+    ///
+    /// # Panics
+    ///
+    /// If the system refuses to read.
+    pub fn collect(&mut self) -> Option<Vec<u8>> {
+        let mut chunk = [0; 1 << 14];
+        loop {
+            match self.wire.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("QEMU's end of the cable is gone: {error}"),
+            }
+        }
+        let (length, rest) = self.inbox.split_first_chunk()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let frame = rest.get(..length)?.to_vec();
+        self.inbox.drain(..4 + length);
+        Some(frame)
+    }
 }
 
 impl Qemu {
@@ -35,47 +128,29 @@ impl Qemu {
     ///
     /// If there is no room for a socket.
     pub fn start(lab: &Lab) -> Result<Self> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("wire");
-        let listener = UnixListener::bind(&path).expect("a socket to listen on");
-        let [a, b, c, d, e, f] = super::MAC;
+        let socket = StreamSocket::new();
         let vm = QtestVm::start(
             lab,
             &[
                 "-netdev",
-                &format!(
-                    "stream,id=wire,server=off,addr.type=unix,addr.path={}",
-                    path.display()
-                ),
+                &socket.netdev(),
                 "-device",
-                &format!(
-                    "e1000,id=nic,netdev=wire,romfile=,addr={SLOT:#x},\
-                     mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
-                ),
+                &format!("{},addr={SLOT:#x}", e1000_on_wire()),
             ],
         )?;
-        let (wire, _) = listener.accept().expect("QEMU connects before it answers");
-        wire.set_nonblocking(true).expect("a socket");
         let stream = vm.stream().try_clone().expect("a descriptor");
         Ok(Self {
             bus: Qtest::new(stream, SLOT, RAM, RECEIVER_DELAY),
-            wire,
-            inbox: Vec::new(),
+            wire: socket.accept(),
             vm,
         })
     }
+}
 
-    fn read_wire(&mut self) -> io::Result<()> {
-        let mut chunk = [0; 1 << 14];
-        loop {
-            match self.wire.read(&mut chunk) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
+/// What QEMU's `-device` takes for its own e1000, with the id `nic` and the usual address, at a [`StreamSocket`].
+pub fn e1000_on_wire() -> String {
+    let [a, b, c, d, e, f] = super::MAC;
+    format!("e1000,id=nic,netdev=wire,romfile=,mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 impl Bus for Qemu {
@@ -83,26 +158,13 @@ impl Bus for Qemu {
 }
 
 impl Wire for Qemu {
+    /// QEMU reads in its main loop, which a command makes it run.
     fn transmit(&mut self, frame: &[u8]) {
-        let length = (frame.len() as u32).to_be_bytes();
-        let mut rest = &[&length, frame].concat()[..];
-        while !rest.is_empty() {
-            match self.wire.write(rest) {
-                Ok(n) => rest = &rest[n..],
-                // QEMU reads in its main loop, which a command makes it run.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.bus.settle(),
-                Err(error) => panic!("QEMU's end of the cable is gone: {error}"),
-            }
-        }
+        self.wire.transmit(frame, || self.bus.settle());
     }
 
     fn collect(&mut self) -> Option<Vec<u8>> {
-        self.read_wire().expect("QEMU holds its end of the cable");
-        let (length, rest) = self.inbox.split_first_chunk()?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let frame = rest.get(..length)?.to_vec();
-        self.inbox.drain(..4 + length);
-        Some(frame)
+        self.wire.collect()
     }
 
     fn set_carrier(&mut self, up: bool) {
