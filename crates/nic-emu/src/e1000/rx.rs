@@ -264,9 +264,28 @@ impl RxQueue {
     /// [`Interrupted`]: the guest has not been told of all frames, or one is held. After the epoch
     /// [`resume`](Self::resume) and `finish` have to be called, even if nothing else has arrived.
     pub fn finish(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        let interrupted = self.tell(mem, now, true)?;
+        match interrupted && self.held.is_some() {
+            true => Err(Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// As [`finish`](Self::finish), for a guest that is stopped: it sees nothing before all that was written has arrived,
+    /// so that is not waited for. A frame that was not placed for an epoch stays held.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`], if not even a write is taken before the epoch has passed.
+    pub fn stop(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        self.tell(mem, now, false).map(|_| ())
+    }
+
+    /// Ends the batch; whether an epoch was in the way of its last frame.
+    fn tell(&mut self, mem: &GuestMem, now: Time, wait: bool) -> Result<bool, Interrupted> {
         self.sync();
         let Some(mut batch) = self.batch.take() else {
-            return Ok(());
+            return Ok(false);
         };
         let Shared {
             regs,
@@ -281,7 +300,7 @@ impl RxQueue {
             counters.dma_unreachable.add(1);
         }
         // The head waits like the interrupt until the descriptors have arrived.
-        if written == Err(DmaError::Interrupted) || mem.flush().is_err() {
+        if written == Err(DmaError::Interrupted) || (wait && mem.flush().is_err()) {
             self.batch = Some(batch);
             return Err(Interrupted);
         }
@@ -303,13 +322,11 @@ impl RxQueue {
         if at_once != 0 {
             irq.raise(at_once);
         }
-        if batch.interrupted && self.held.is_some() {
-            return Err(Interrupted);
-        }
-        Ok(())
+        Ok(batch.interrupted)
     }
 
-    /// Whether the guest knows of all frames that it has. While it does not, the state of the queue is no state to save.
+    /// Whether the guest knows of all frames that it has. While it does not, the state of the queue is no state to save:
+    /// see [`stop`](Self::stop).
     pub fn is_settled(&self) -> bool {
         self.batch.is_none()
     }

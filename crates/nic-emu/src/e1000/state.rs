@@ -1,7 +1,9 @@
 //! A running 82540EM in bytes, to be continued elsewhere.
 //!
 //! Control and queues are saved and restored one by one, each by whoever owns it, while the NIC is stopped: control
-//! answers registers as ever, and the queues are not called. [`State`] joins the parts.
+//! answers registers as ever, and the queues are not called. Stopping a queue ends with its `stop` function, which waits
+//! for nobody: what is on its way into memory that has to be asked for arrives before the guest runs again. [`State`]
+//! joins the parts.
 //!
 //! A state comes from anybody. [`State::decode`] refuses what cannot be a state at all; everything else is restored as
 //! if a guest had written it to the registers, through the same masks, so that no state is reached which a driver

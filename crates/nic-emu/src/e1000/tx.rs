@@ -359,6 +359,20 @@ impl TxQueue {
     ///
     /// [`Interrupted`]: to be called again after the epoch.
     pub fn settle(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        self.tell(mem, now, true)
+    }
+
+    /// As [`settle`](Self::settle), for a guest that is stopped: it sees nothing before all that was written has arrived,
+    /// so that is not waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`], if not even a write is taken before the epoch has passed.
+    pub fn stop(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
+        self.tell(mem, now, false)
+    }
+
+    fn tell(&mut self, mem: &GuestMem, now: Time, wait: bool) -> Result<(), Interrupted> {
         self.sync();
         let Some(end) = self.pending.owed else {
             return Ok(());
@@ -371,7 +385,9 @@ impl TxQueue {
         } = &*self.shared;
         let descriptors = &mut self.pending.descriptors;
         descriptors.write_back(mem, end.done, counters)?;
-        mem.flush().map_err(|_| Interrupted)?;
+        if wait {
+            mem.flush().map_err(|_| Interrupted)?;
+        }
         self.pending.owed = None;
 
         let (at_once, delayed) = descriptors.interrupts(end.done);
@@ -408,7 +424,7 @@ impl TxQueue {
     }
 
     /// Whether the driver has been told of everything that has left. While it has not, the state of the queue is no
-    /// state to save.
+    /// state to save: see [`stop`](Self::stop).
     pub fn is_settled(&self) -> bool {
         self.pending.owed.is_none()
     }

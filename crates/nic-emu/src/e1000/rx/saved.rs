@@ -69,7 +69,7 @@ impl SavedFrame {
 }
 
 impl RxQueue {
-    /// The state of this queue, whose last batch is finished.
+    /// The state of this queue, which was [stopped](RxQueue::stop).
     pub fn save(&mut self) -> RxState {
         self.sync();
         RxState {

@@ -28,7 +28,7 @@ impl TxState {
 }
 
 impl TxQueue {
-    /// The state of this queue, all of whose fetches are completed.
+    /// The state of this queue, which was [stopped](TxQueue::stop).
     pub fn save(&mut self) -> TxState {
         self.sync();
         TxState {
