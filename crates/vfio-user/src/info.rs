@@ -1,7 +1,5 @@
 //! What the device has: answers to the questions that a client asks before it begins.
 
-use std::ops::Range;
-
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -102,7 +100,7 @@ impl State {
 }
 
 /// The capability that lists `areas`; nothing for none.
-fn sparse(areas: &[Range<u64>]) -> Vec<u8> {
+fn sparse(areas: &[MmapArea]) -> Vec<u8> {
     if areas.is_empty() {
         return Vec::new();
     }
@@ -116,12 +114,6 @@ fn sparse(areas: &[Range<u64>]) -> Vec<u8> {
         reserved: 0,
     };
     let mut bytes = [header.as_bytes(), list.as_bytes()].concat();
-    for area in areas {
-        let area = MmapArea {
-            offset: area.start,
-            size: area.end - area.start,
-        };
-        bytes.extend_from_slice(area.as_bytes());
-    }
+    bytes.extend_from_slice(areas.as_bytes());
     bytes
 }

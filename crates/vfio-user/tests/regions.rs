@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use common::{Desk, event_fd, memfd, words};
 use rustix::io::{Errno, pread, pwrite};
+use vfio_user::wire::MmapArea;
 use vfio_user::{Bar, BuildError, Device, DeviceBuilder, ListenOptions, Listener, Server};
 
 const INVAL: u32 = Errno::INVAL.raw_os_error() as u32;
@@ -30,7 +31,7 @@ fn device() -> (Device, [OwnedFd; 2]) {
         .bar(0, Bar::memory32(SIZE as u32))
         .bar(1, Bar::memory32(0x2000))
         .bar(2, Bar::memory32(0x1000))
-        .mappable(0, sparse, &[0x4000..0x6000, 0x2000..0x3000])
+        .mappable(0, sparse, &[area(0x4000, 0x6000), area(0x2000, 0x3000)])
         .mappable(1, whole, &[])
         .build();
     (device.unwrap(), files)
@@ -41,6 +42,13 @@ fn desk() -> (Desk, [OwnedFd; 2]) {
     let mut desk = Desk::ready_of(device);
     desk.ram.bytes.resize(SIZE as usize, 0);
     (desk, files)
+}
+
+fn area(start: u64, end: u64) -> MmapArea {
+    MmapArea {
+        offset: start,
+        size: end.wrapping_sub(start),
+    }
 }
 
 fn info(argsz: u32, index: u32) -> Vec<u8> {
@@ -137,7 +145,7 @@ fn region_info_of_one_area_has_64_bytes() {
     let device = Device::builder().bar(3, Bar::memory64(1 << 32)).mappable(
         3,
         memfd(0x2000),
-        &[0x1000..0x2000],
+        &[area(0x1000, 0x2000)],
     );
     let mut desk = Desk::ready_of(device.build().unwrap());
     let (reply, fds) = ask_info(&mut desk, 64, 3);
@@ -314,36 +322,36 @@ fn fails(with: impl FnOnce(DeviceBuilder) -> DeviceBuilder) -> BuildError {
 #[test]
 fn areas_are_whole_pages_of_their_bar() {
     for (bar, areas, offset) in [
-        (0, vec![0x800..0x1800], 0x800),
-        (0, vec![0x1000..0x1800], 0x1000),
-        (0, vec![0x1000..0x1000], 0x1000),
-        (0, vec![0x2000..0x1000], 0x2000),
-        (0, vec![0x7000..0x9000], 0x7000),
-        (0, vec![0x0000..0x2000, 0x1000..0x3000], 0x1000),
+        (0, vec![area(0x800, 0x1800)], 0x800),
+        (0, vec![area(0x1000, 0x1800)], 0x1000),
+        (0, vec![area(0x1000, 0x1000)], 0x1000),
+        (0, vec![area(0x2000, 0x1000)], 0x2000),
+        (0, vec![area(0x7000, 0x9000)], 0x7000),
+        (0, vec![area(0x0000, 0x2000), area(0x1000, 0x3000)], 0x1000),
         (1, vec![], 0),
         (2, vec![], 0),
-        (3, vec![0..0x1000], 0),
-        (6, vec![0..0x1000], 0),
+        (3, vec![area(0, 0x1000)], 0),
+        (6, vec![area(0, 0x1000)], 0),
         (usize::MAX, vec![], 0),
     ] {
         let error = fails(|b| b.mappable(bar, memfd(SIZE), &areas));
         assert_eq!(error, BuildError::Area { bar, offset });
     }
     let twice = fails(|b| {
-        let b = b.mappable(0, memfd(SIZE), &[0..0x1000]);
-        b.mappable(0, memfd(SIZE), &[0x1000..0x2000])
+        let b = b.mappable(0, memfd(SIZE), &[area(0, 0x1000)]);
+        b.mappable(0, memfd(SIZE), &[area(0x1000, 0x2000)])
     });
     assert_eq!(twice, BuildError::Area { bar: 0, offset: 0 });
 }
 
 #[test]
 fn msix_tables_are_never_in_a_mapped_area() {
-    let with = |areas: &'static [std::ops::Range<u64>], table, pba| {
+    let with = |areas: &[MmapArea], table, pba| {
         fails(move |b| b.mappable(0, memfd(SIZE), areas).msix(8, 0, table, 0, pba))
     };
     let (bar, offset) = (0, 0x1000);
     assert_eq!(with(&[], 0x1000, 0), BuildError::Msix { bar, offset });
-    let areas = &[0x1000..0x2000];
+    let areas = &[area(0x1000, 0x2000)];
     assert_eq!(with(areas, 0x1000, 0), BuildError::Msix { bar, offset });
     let offset = 0xff8;
     assert_eq!(with(areas, 0xff8, 0), BuildError::Msix { bar, offset });
@@ -353,7 +361,7 @@ fn msix_tables_are_never_in_a_mapped_area() {
 
 #[test]
 fn files_are_long_enough_and_can_be_written() {
-    let short = fails(|b| b.mappable(0, memfd(0x1fff), &[0x1000..0x2000]));
+    let short = fails(|b| b.mappable(0, memfd(0x1fff), &[area(0x1000, 0x2000)]));
     assert!(matches!(short, BuildError::File { bar: 0, .. }), "{short}");
     let null = std::fs::File::open("/dev/null").unwrap();
     let error = fails(|b| b.mappable(0, null.into(), &[]));

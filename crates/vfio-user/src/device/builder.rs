@@ -1,6 +1,5 @@
 //! Collects what a device is.
 
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use super::capabilities::{self, Capability};
 use super::regions::{self, IoEventFd, MapRequest, Mappable, MsixPlace};
 use super::{Bar, BarKind, BuildError, Device};
 use crate::pci::{Template, cap, reg};
-use crate::wire::{MAX_FDS, irq_index};
+use crate::wire::{MAX_FDS, MmapArea, irq_index};
 
 /// Collects the description of a device.
 ///
@@ -291,9 +290,9 @@ impl DeviceBuilder {
     /// QEMU sends all writes to a device synchronously as soon as any of its BARs is mappable. SPDK's client takes
     /// one area at most.
     #[must_use]
-    pub fn mappable(mut self, bar: usize, file: OwnedFd, areas: &[Range<u64>]) -> Self {
+    pub fn mappable(mut self, bar: usize, file: OwnedFd, areas: &[MmapArea]) -> Self {
         let mut areas = areas.to_vec();
-        areas.sort_by_key(|area| area.start);
+        areas.sort_by_key(|area| area.offset);
         let file = Arc::new(file);
         self.mappable.push(MapRequest { bar, file, areas });
         self

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use guest_mem::{Access, GuestMem, Mapping};
 
 use super::{Bar, BarKind, BuildError};
+use crate::wire::MmapArea;
 
 /// Bytes of an entry of the MSI-X table.
 pub(crate) const MSIX_ENTRY: u64 = 16;
@@ -17,7 +18,7 @@ pub(crate) struct Mappable {
     /// Its byte 0 is the BAR's byte 0.
     pub(crate) file: Arc<OwnedFd>,
     /// Ascending; empty if clients may map all of the BAR.
-    pub(crate) areas: Vec<Range<u64>>,
+    pub(crate) areas: Vec<MmapArea>,
     /// The same memory in this process; addresses are offsets in the BAR.
     pub(crate) mem: Arc<GuestMem>,
 }
@@ -28,7 +29,7 @@ pub(super) struct MapRequest {
     pub(super) bar: usize,
     pub(super) file: Arc<OwnedFd>,
     /// Ascending; empty for all of the BAR.
-    pub(super) areas: Vec<Range<u64>>,
+    pub(super) areas: Vec<MmapArea>,
 }
 
 impl MapRequest {
@@ -36,24 +37,16 @@ impl MapRequest {
     pub(super) fn map(self, size: u64) -> Result<Mappable, BuildError> {
         let Self { bar, file, areas } = self;
         let failed = |why: String| BuildError::File { bar, why };
-        let (first, last) = match &areas[..] {
-            [] => (0, size),
-            [only] => (only.start, only.end),
-            [first, .., last] => (first.start, last.end),
-        };
-        let mapping = Mapping::of_file(file.as_fd(), first, last - first, true);
+        let whole = [MmapArea { offset: 0, size }];
+        let all = if areas.is_empty() { &whole } else { &areas[..] };
+        let first = all[0].offset;
+        let end = all[all.len() - 1].offset + all[all.len() - 1].size;
+        let mapping = Mapping::of_file(file.as_fd(), first, end - first, true);
         let mapping = Arc::new(mapping.map_err(|error| failed(error.to_string()))?);
-        let add = |mem: guest_mem::Builder, start, end| {
-            let (mapping, offset) = (mapping.clone(), start - first);
-            mem.map(start, end - start, mapping, offset, Access::ReadWrite)
-        };
-        let mem = GuestMem::builder();
-        let mem = match areas.is_empty() {
-            true => add(mem, 0, size),
-            false => areas
-                .iter()
-                .fold(mem, |mem, area| add(mem, area.start, area.end)),
-        };
+        let mem = all.iter().fold(GuestMem::builder(), |mem, area| {
+            let (at, mapping) = (area.offset - first, mapping.clone());
+            mem.map(area.offset, area.size, mapping, at, Access::ReadWrite)
+        });
         let mem = mem.build().map_err(|error| failed(error.to_string()))?;
         Ok(Mappable {
             file,
@@ -131,7 +124,8 @@ pub(super) fn claims(
             claim(bar, whole, Owner::File, page).ok_or(bad(0))?;
         }
         for area in &request.areas {
-            claim(bar, area.clone(), Owner::File, page).ok_or(bad(area.start))?;
+            let range = area.offset..area.offset.saturating_add(area.size);
+            claim(bar, range, Owner::File, page).ok_or(bad(area.offset))?;
         }
     }
     if let Some(msix) = msix {
