@@ -174,19 +174,26 @@ impl Client {
         self.server.max_data_xfer_size.clamp(1, PIECE.min(MAX_DATA))
     }
 
-    /// Has the device note which pages of `ranges` (of everything if there are none) it writes.
+    /// Has the device note which pages of `ranges` (of everything if there are none) it writes. Returns the size of
+    /// those pages, which is the device's choice in the end.
     ///
     /// # Errors
     ///
-    /// If it cannot, or does so already.
-    pub fn dma_logging_start(&mut self, page_size: u64, ranges: &[LoggingRange]) -> Result<()> {
+    /// If it cannot, or does so already with pages of another size.
+    pub fn dma_logging_start(&mut self, page_size: u64, ranges: &[LoggingRange]) -> Result<u64> {
         let start = LoggingStart {
             page_size,
             num_ranges: u32::try_from(ranges.len()).map_err(|_| ClientError::TooLong)?,
             reserved: 0,
         };
         let data = [start.as_bytes(), ranges.as_bytes()].concat();
-        self.feature_set(feature::DMA_LOGGING_START, &data)
+        let flags = feature::DMA_LOGGING_START | feature_flags::SET;
+        let reply = self.feature(flags, &data, data.len())?;
+        let chosen: LoggingStart = read(&reply[size_of::<Feature>()..])?;
+        match chosen.page_size.is_power_of_two() {
+            true => Ok(chosen.page_size),
+            false => Err(ClientError::Protocol("a page size that is none")),
+        }
     }
 
     /// Has the device note nothing any more.

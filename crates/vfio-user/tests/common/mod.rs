@@ -6,6 +6,7 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod full;
 pub mod idle;
 pub mod peer;
 

@@ -90,6 +90,22 @@ impl Peer {
         assert_eq!(sent, bytes.len());
     }
 
+    /// Sends all bytes; false if the other end has gone.
+    pub fn try_send(&mut self, mut bytes: &[u8], mut fds: &[BorrowedFd<'_>]) -> bool {
+        while !bytes.is_empty() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(128))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+            let iov = [std::io::IoSlice::new(bytes)];
+            match sendmsg(&self.stream, &iov, &mut control, SendFlags::NOSIGNAL) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(_) => return false,
+            }
+            fds = &[];
+        }
+        true
+    }
+
     /// A command and its reply, which must be the next message.
     pub fn ask(&mut self, command: u16, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Got {
         let id = self.send(command, payload, fds);
