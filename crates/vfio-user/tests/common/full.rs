@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use guest_mem::{GuestMem, Published};
 use rustix::event::epoll;
+use vfio_user::wire::MmapArea;
 use vfio_user::{
     Bar, Command, Device, Epoll, Event, Handler, InvalidState, IrqTable, ListenOptions, Listener,
     Migration, Region, ResetKind, Server,
@@ -95,7 +96,10 @@ impl Migration for Everything {
 /// those.
 pub fn device() -> (Device, Arc<OwnedFd>) {
     let doorbell = Arc::new(event_fd());
-    let window = WINDOW..WINDOW + 0x1000;
+    let window = MmapArea {
+        offset: WINDOW,
+        size: 0x1000,
+    };
     let device = Device::builder()
         .ids(0x1234, 0x5678)
         .class(0x02_00_00)
