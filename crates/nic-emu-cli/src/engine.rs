@@ -5,25 +5,25 @@
 use std::sync::Arc;
 
 use nic_emu::Time;
-use nic_emu::e1000::{Control, CountersSnapshot, Kick, ResetKind as ModelReset};
+use nic_emu::e1000::{Control, ResetKind as ModelReset};
 use nic_emu::pci;
-use vfio_user::{Bar, Command, Device, Handler, IrqTable, Region, ResetKind};
+use vfio_user::{Bar, Command, Device, Handler, Region, ResetKind};
+
+use crate::nic::Joint;
 
 /// The control of an 82540EM behind a vfio-user server.
 pub(crate) struct Engine {
     control: Control,
-    irqs: Arc<IrqTable>,
-    /// Work that register writes have announced since it was last taken.
-    kick: Kick,
+    /// Where the queues hear what register writes ask of them.
+    joint: Arc<Joint>,
     now: Time,
 }
 
 impl Engine {
-    pub(crate) fn new(control: Control, irqs: Arc<IrqTable>) -> Self {
+    pub(crate) fn new(control: Control, joint: Arc<Joint>) -> Self {
         Self {
             control,
-            irqs,
-            kick: Kick::empty(),
+            joint,
             now: Time(0),
         }
     }
@@ -40,43 +40,17 @@ impl Engine {
 
     /// The cable of the backend was plugged or pulled.
     pub(crate) fn set_link(&mut self, up: bool) {
-        self.kick |= self.control.set_link(up, self.now);
+        self.joint.kick(self.control.set_link(up, self.now));
     }
 
     /// Does what the registers do by themselves with time.
     pub(crate) fn run_timers(&mut self) {
-        self.kick |= self.control.run_timers(self.now);
+        self.joint.kick(self.control.run_timers(self.now));
     }
 
-    /// A frame came while the guest had its receiver off.
-    pub(crate) fn count_rx_disabled(&self) {
-        self.control.shared().counters.rx_disabled.add(1);
-    }
-
-    pub(crate) fn counters(&self) -> CountersSnapshot {
-        self.control.counters()
-    }
-
-    /// What the queues have to do because of register writes since the last call.
-    pub(crate) fn take_kick(&mut self) -> Kick {
-        std::mem::replace(&mut self.kick, Kick::empty())
-    }
-
-    /// Shows the guest the interrupt line as it is now.
-    pub(crate) fn update_line(&mut self) {
-        self.irqs
-            .set_level(self.control.shared().irq.poll(self.now));
-    }
-
-    /// When the interrupt line or the registers change by themselves.
+    /// When the registers change by themselves.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        [
-            self.control.shared().irq.deadline(),
-            self.control.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        self.control.deadline()
     }
 }
 
@@ -89,14 +63,14 @@ impl Handler for Engine {
 
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
         if let Region::Bar(bar) = region {
-            self.kick |= self.control.write(bar, offset, data, self.now);
+            let kick = self.control.write(bar, offset, data, self.now);
+            self.joint.kick(kick);
         }
     }
 
     fn command(&mut self, command: Command) {
-        self.kick |= self
-            .control
-            .set_bus_master(command.contains(Command::BUS_MASTER));
+        let master = command.contains(Command::BUS_MASTER);
+        self.joint.kick(self.control.set_bus_master(master));
     }
 
     fn reset(&mut self, kind: ResetKind) {
@@ -105,8 +79,8 @@ impl Handler for Engine {
             ResetKind::Disconnected => ModelReset::PowerOn,
             _ => ModelReset::Bus,
         };
-        self.kick |= self.control.reset(kind, self.now);
-        self.irqs.set_level(false);
+        self.joint.kick(self.control.reset(kind, self.now));
+        self.joint.line.update(self.now);
     }
 }
 

@@ -26,6 +26,6 @@ pub use error::UsageError;
 pub use keys::Keys;
 pub use mac::{BadMac, MacAddr};
 pub use models::Model;
-pub use nic::{Nic, Report};
+pub use nic::{Nic, Placement, Report};
 pub use serve::{group_id, serve};
 pub use shard::Shard;

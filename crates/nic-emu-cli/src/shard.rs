@@ -1,4 +1,4 @@
-//! The event loop: one thread, one epoll, one timer heap, the NICs that it owns.
+//! The event loop: one thread, one epoll, one timer heap, the NICs that it owns, or their queues alone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use nic_emu::Time;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::nic::{Nic, Report, Source};
+use crate::nic::{Nic, Queues, Report, Source, Turn};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -25,7 +25,10 @@ pub struct Shard {
     /// NICs that have work left from their last turn, in the order in which they get the next one.
     busy: Vec<usize>,
     rx_buf: RxBuf,
-    stop: UnixStream,
+    /// Ends the loop when it becomes readable. A loop without it ends with its last NIC.
+    stop: Option<UnixStream>,
+    /// What has left for another shard.
+    left: Option<Nic>,
 }
 
 /// A NIC and what the loop remembers about it. A NIC whose turn panicked is gone; its number is not used again.
@@ -42,21 +45,27 @@ impl Shard {
     ///
     /// The kernel has no descriptor or memory left for an epoll.
     pub fn new(stop: UnixStream) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut shard = Self::alone()?;
         epoll::add(
-            &epoll,
+            &shard.epoll,
             &stop,
             epoll::EventData::new_u64(STOP),
             epoll::EventFlags::IN,
         )?;
-        let timers = crate::timers::Timers::default();
+        shard.stop = Some(stop);
+        Ok(shard)
+    }
+
+    /// A shard for [`Shard::run_alone`].
+    pub(crate) fn alone() -> io::Result<Self> {
         Ok(Self {
-            epoll,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             nics: Vec::new(),
-            timers,
+            timers: crate::timers::Timers::default(),
             busy: Vec::new(),
             rx_buf: RxBuf::new(),
-            stop,
+            stop: None,
+            left: None,
         })
     }
 
@@ -81,8 +90,31 @@ impl Shard {
     ///
     /// The kernel refuses to wait, which leaves nothing to do but to end.
     pub fn run(mut self) -> io::Result<Vec<Report>> {
+        self.serve()?;
+        drop(self.stop);
+        Ok(self
+            .nics
+            .into_iter()
+            .filter_map(|slot| slot.nic.and_then(Nic::close))
+            .collect())
+    }
+
+    /// Serves the queues of one NIC until its control, on another shard, calls them back. None if the NIC has ended.
+    pub(crate) fn run_alone(mut self, queues: Nic) -> Option<Box<Queues>> {
+        let name = queues.name().to_owned();
+        let added = self.add(queues);
+        // They may have work from before they came here.
+        self.enqueue(0);
+        if let Err(error) = added.and_then(|()| self.serve()) {
+            tracing::error!(nic = name, "closed, its queues have no event loop: {error}");
+        }
+        self.left.and_then(Nic::leave)
+    }
+
+    /// The loop.
+    fn serve(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
-        loop {
+        while self.stop.is_some() || self.nics.iter().any(|slot| slot.nic.is_some()) {
             let timeout = self.timeout();
             match epoll::wait(
                 &self.epoll,
@@ -96,12 +128,7 @@ impl Shard {
             for event in events.drain(..) {
                 let data = event.data.u64();
                 if data == STOP {
-                    drop(self.stop);
-                    return Ok(self
-                        .nics
-                        .into_iter()
-                        .filter_map(|slot| slot.nic.map(Nic::close))
-                        .collect());
+                    return Ok(());
                 }
                 let (nic, source) = Source::of_token(data);
                 self.with(nic, |nic, _, epoll| {
@@ -114,17 +141,17 @@ impl Shard {
             }
             self.turns(now);
         }
+        Ok(())
     }
 
     /// Gives each NIC that has something to do one turn.
     fn turns(&mut self, now: Time) {
         for nic in std::mem::take(&mut self.busy) {
             self.nics[nic].queued = false;
-            let more = self
-                .with(nic, |nic, rx_buf, epoll| nic.turn(now, rx_buf, epoll))
-                .unwrap_or(false);
-            if more {
-                self.enqueue(nic);
+            match self.with(nic, |nic, rx_buf, epoll| nic.turn(now, rx_buf, epoll)) {
+                Some(Turn::More) => self.enqueue(nic),
+                Some(Turn::Leave) => self.left = self.nics[nic].nic.take(),
+                Some(Turn::Idle) | None => {}
             }
             let deadline = self.nics[nic].nic.as_ref().and_then(Nic::deadline);
             self.timers.set(nic, deadline);
@@ -151,17 +178,20 @@ impl Shard {
         let slot = self.nics.get_mut(nic)?;
         let device = slot.nic.as_mut()?;
         let (rx_buf, epoll) = (&mut self.rx_buf, self.epoll.as_fd());
-        // The NIC is dropped if it panics, so nobody sees the state that it was left in.
-        match catch_unwind(AssertUnwindSafe(|| f(device, rx_buf, epoll))) {
-            Ok(Ok(value)) => return Some(value),
-            Ok(Err(error)) => tracing::error!(
-                nic = slot.name,
-                "closed, its descriptors cannot be watched: {error}"
-            ),
-            Err(_) => tracing::error!(
-                nic = slot.name,
-                "closed after an internal error; please report it"
-            ),
+        // If its other part is gone, that has been said there.
+        if !device.is_over() {
+            // The NIC is dropped if it panics, so nobody sees the state that it was left in.
+            match catch_unwind(AssertUnwindSafe(|| f(device, rx_buf, epoll))) {
+                Ok(Ok(value)) => return Some(value),
+                Ok(Err(error)) => tracing::error!(
+                    nic = slot.name,
+                    "closed, its descriptors cannot be watched: {error}"
+                ),
+                Err(_) => tracing::error!(
+                    nic = slot.name,
+                    "closed after an internal error; please report it"
+                ),
+            }
         }
         let lost = slot.nic.take();
         // Its sockets and its backend go too; should that panic as well, they stay open.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use net_backend::{Backend, Counters, Null, RxBuf};
 use nic_emu::Time;
 use nic_emu::common::frame::{RxFrame, TxBurst};
-use nic_emu_cli::{MacAddr, Nic, Report, Shard};
+use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
 use tempfile::TempDir;
 use vfio_user::{ListenOptions, Listener};
 
@@ -38,14 +38,18 @@ impl Backend for Broken {
 }
 
 /// Runs a shard with these NICs, named by their sockets, until the returned end is closed.
-fn run(nics: Vec<(&Path, Box<dyn Backend>)>) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
+fn run(
+    nics: Vec<(&Path, Box<dyn Backend>)>,
+    placement: Placement,
+) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
     let (stop, ours) = UnixStream::pair().unwrap();
     let mut shard = Shard::new(stop).unwrap();
     for (path, backend) in nics {
         let name = path.display().to_string();
         let listener = Listener::bind(path, &ListenOptions::default()).unwrap();
         let mac = MacAddr::for_identity(&name);
-        shard.add(Nic::new(name, mac, listener, backend)).unwrap();
+        let nic = Nic::new(name, mac, listener, backend).placed(placement);
+        shard.add(nic).unwrap();
     }
     (ours, thread::spawn(|| shard.run().unwrap()))
 }
@@ -67,14 +71,12 @@ fn greet(path: &Path) -> Vec<u8> {
     reply
 }
 
-#[test]
-fn a_panic_closes_one_nic_and_the_others_run_on() {
+fn a_panic_closes_one_nic(placement: Placement) {
     let dir = TempDir::new().unwrap();
     let (broken, sound) = (dir.path().join("broken"), dir.path().join("sound"));
-    let (stop, shard) = run(vec![
-        (&broken, Box::new(Broken)),
-        (&sound, Box::new(Null::new())),
-    ]);
+    let nics: Vec<(&Path, Box<dyn Backend>)> =
+        vec![(&broken, Box::new(Broken)), (&sound, Box::new(Null::new()))];
+    let (stop, shard) = run(nics, placement);
     assert!(!greet(&sound).is_empty());
     // The NIC's first turn follows its first event. The client sees the end of the connection.
     while !greet(&broken).is_empty() {}
@@ -86,4 +88,14 @@ fn a_panic_closes_one_nic_and_the_others_run_on() {
     let reports = shard.join().expect("the shard itself did not panic");
     let names: Vec<_> = reports.into_iter().map(|report| report.name).collect();
     assert_eq!(names, [sound.display().to_string()]);
+}
+
+#[test]
+fn a_panic_closes_one_nic_and_the_others_run_on() {
+    a_panic_closes_one_nic(Placement::Together);
+}
+
+#[test]
+fn a_panic_of_queues_on_a_thread_of_their_own_closes_one_nic_and_the_others_run_on() {
+    a_panic_closes_one_nic(Placement::Apart);
 }

@@ -1,0 +1,159 @@
+//! The control of a NIC: its registers behind a vfio-user server.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nic_emu::Time;
+use nic_emu::e1000::CountersSnapshot;
+use rustix::event::epoll::EventFlags;
+use vfio_user::{Accepted, Closed, Epoll, Event, Server};
+
+use super::joint::Joint;
+use crate::engine::Engine;
+use crate::summary;
+
+/// How long a hypervisor that could not be let in waits for the next try.
+const LISTEN_AGAIN: Duration = Duration::from_millis(100);
+
+/// Answers the hypervisor. Never waits for anybody, and never touches guest memory.
+pub(super) struct Control {
+    joint: Arc<Joint>,
+    server: Server,
+    engine: Engine,
+    token: u64,
+    /// The cable as the model was last told.
+    cable: bool,
+    /// The last epoch of which the server knows that the queues have passed it.
+    passed: u64,
+    /// When to try again after a hypervisor could not be let in.
+    listen_again: Option<Time>,
+}
+
+impl Control {
+    pub(super) fn new(joint: Arc<Joint>, server: Server, engine: Engine) -> Self {
+        Self {
+            joint,
+            passed: server.epoch(),
+            server,
+            engine,
+            token: 0,
+            cable: false,
+            listen_again: None,
+        }
+    }
+
+    /// Registers the server with `epoll` under this token.
+    pub(super) fn start(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.token = token;
+        self.follow_cable();
+        self.watch(epoll)
+    }
+
+    /// Answers what one of the server's descriptors reports. Epochs are left to [`Control::pass_epoch`].
+    pub(super) fn on_event(&mut self, data: u64, flags: EventFlags, now: Time) {
+        let Some(event) = Event::from_epoll(data, flags) else {
+            return;
+        };
+        self.engine.set_now(now);
+        let nic = self.joint.name.as_str();
+        match self.server.on_event(event, &mut self.engine) {
+            Ok(Some(Accepted::Client)) => tracing::info!(nic, "a hypervisor has connected"),
+            Ok(Some(Accepted::Refused)) => {
+                tracing::warn!(nic, "refused a second hypervisor: the NIC is in use");
+            }
+            Ok(Some(Accepted::Failed(error))) => {
+                tracing::error!(nic, "cannot let a hypervisor in: {error}");
+                self.listen_again = Some(now + LISTEN_AGAIN);
+            }
+            Ok(_) => {}
+            Err(closed) => self.closed(&closed),
+        }
+    }
+
+    /// Asks the queues to pass the newest epoch, if they have not yet.
+    pub(super) fn ask(&self) {
+        self.joint.ask(self.server.epoch());
+    }
+
+    /// Lets the answers leave that waited for what the queues have passed meanwhile, which may bring forth the next
+    /// epoch. Returns whether anything left.
+    pub(super) fn pass_epoch(&mut self, now: Time) -> bool {
+        let passed = self.joint.passed();
+        if passed == self.passed {
+            return false;
+        }
+        self.passed = passed;
+        self.engine.set_now(now);
+        if let Err(closed) = self.server.pass_epoch(passed, &mut self.engine) {
+            self.closed(&closed);
+        }
+        true
+    }
+
+    /// Does what is due.
+    pub(super) fn run_timers(&mut self, now: Time) {
+        self.engine.set_now(now);
+        self.engine.run_timers();
+        if self.listen_again.is_some_and(|at| at <= now) {
+            self.listen_again = None;
+            self.server.listen_again();
+        }
+        self.follow_cable();
+    }
+
+    /// Tells the model of the cable.
+    pub(super) fn follow_cable(&mut self) {
+        let cable = self.joint.cable();
+        if cable != self.cable {
+            self.cable = cable;
+            self.engine.set_link(cable);
+        }
+    }
+
+    /// Tells epoll what changed about the server's descriptors.
+    pub(super) fn watch(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        self.server.update_watches(&mut Epoll {
+            epoll,
+            token: self.token,
+        })
+    }
+
+    /// When this has to be called although nothing happens.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let shared = self.joint.shared();
+        let line = shared.irq.deadline();
+        self.joint.arm(line);
+        // What the queues have moved meanwhile, they may not have compared with this yet.
+        let line = [line, shared.irq.deadline()].into_iter().flatten().min();
+        [line, self.engine.deadline(), self.listen_again]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Ends the connection, so that nobody waits for the hypervisor any more.
+    pub(super) fn close(&mut self) {
+        self.server.close(&mut self.engine);
+    }
+
+    /// What the model has counted.
+    pub(super) fn counters(&self) -> CountersSnapshot {
+        self.joint.shared().counters.snapshot()
+    }
+
+    fn closed(&self, closed: &Closed) {
+        tracing::info!(
+            nic = self.joint.name,
+            "{closed}; waiting for the next hypervisor ({})",
+            summary::guest(&self.counters())
+        );
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.joint.end();
+    }
+}

@@ -1,0 +1,355 @@
+//! One NIC: its control behind a vfio-user server, its two queues, its backend.
+//!
+//! A shard holds the control of a NIC, its queues, or both. Both together are one thing that is called in turn; apart,
+//! each side leaves what the other one has to know in the [`Joint`] and rings its [`Bell`](bell::Bell).
+
+mod bell;
+mod control;
+mod joint;
+mod line;
+mod queues;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use net_backend::{Backend, RxBuf};
+use nic_emu::Time;
+use nic_emu::e1000::{self, CountersSnapshot};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use vfio_user::{Listener, Server};
+
+use crate::engine::Engine;
+use crate::mac::MacAddr;
+use crate::shard::Shard;
+use control::Control;
+pub(crate) use joint::Joint;
+pub(crate) use queues::Queues;
+
+/// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// One of the server's; the epoll data says which.
+    Server(u64),
+    /// The backend's: frames, or room for more.
+    Backend,
+    /// The backend's link may have changed.
+    Link,
+    /// The queues, on another thread, have news for the control.
+    ControlBell,
+    /// The control, on another thread, has news for the queues.
+    QueuesBell,
+}
+
+const TOKEN_BITS: u32 = 4;
+const TOKEN_BACKEND: u64 = 8;
+const TOKEN_LINK: u64 = 9;
+const TOKEN_CONTROL: u64 = 10;
+const TOKEN_QUEUES: u64 = 11;
+
+impl Source {
+    /// Takes epoll data apart into the number of a NIC and its descriptor.
+    pub(crate) fn of_token(data: u64) -> (usize, Self) {
+        let source = match data & ((1 << TOKEN_BITS) - 1) {
+            TOKEN_BACKEND => Self::Backend,
+            TOKEN_LINK => Self::Link,
+            TOKEN_CONTROL => Self::ControlBell,
+            TOKEN_QUEUES => Self::QueuesBell,
+            _ => Self::Server(data),
+        };
+        ((data >> TOKEN_BITS) as usize, source)
+    }
+}
+
+/// What a NIC wants after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing before the next event or deadline.
+    Idle,
+    /// Another turn at once.
+    More,
+    /// To leave this shard: the control has called its queues back.
+    Leave,
+}
+
+/// One NIC, or that part of one which a shard holds.
+pub struct Nic {
+    joint: Arc<Joint>,
+    mac: MacAddr,
+    token: u64,
+    control: Option<Box<Control>>,
+    queues: Option<Box<Queues>>,
+    /// The thread that has the queues while they are not here.
+    away: Option<JoinHandle<Option<Box<Queues>>>>,
+    placement: Placement,
+}
+
+/// Where the queues of a NIC run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// On the thread of the control.
+    #[default]
+    Together,
+    /// On a thread of their own.
+    Apart,
+}
+
+/// What a NIC has counted, for the operator.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The NIC's name: that of its socket.
+    pub name: String,
+    /// Counters of the model.
+    pub model: CountersSnapshot,
+    /// Counters of the backend.
+    pub backend: net_backend::Counters,
+}
+
+impl Nic {
+    /// A NIC with this address that listens on `listener` and exchanges frames with `backend`. Nothing happens
+    /// before a shard takes it over.
+    pub fn new(name: String, mac: MacAddr, listener: Listener, backend: Box<dyn Backend>) -> Self {
+        let (control, tx, rx) = e1000::new(&e1000::Config::new(mac.0));
+        let server = Server::new(listener, Engine::device(&control));
+        let (published, irqs) = (server.mem(), server.irqs());
+        let joint = Arc::new(Joint::new(name, control.shared().clone(), irqs));
+        let engine = Engine::new(control, joint.clone());
+        Self {
+            mac,
+            token: 0,
+            control: Some(Box::new(Control::new(joint.clone(), server, engine))),
+            queues: Some(Box::new(Queues::new(
+                joint.clone(),
+                tx,
+                rx,
+                backend,
+                published,
+            ))),
+            away: None,
+            placement: Placement::default(),
+            joint,
+        }
+    }
+
+    /// Says where the queues are to run, as far as there is a choice.
+    #[must_use]
+    pub fn placed(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// The NIC's name in logs.
+    pub fn name(&self) -> &str {
+        &self.joint.name
+    }
+
+    /// The address in its EEPROM.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Whether the other part of this NIC is gone for good.
+    pub(crate) fn is_over(&self) -> bool {
+        self.joint.is_over()
+    }
+
+    /// Registers everything with `epoll` under number `index`.
+    pub(crate) fn start(&mut self, epoll: BorrowedFd<'_>, index: usize) -> io::Result<()> {
+        self.token = (index as u64) << TOKEN_BITS;
+        if let Some(queues) = &mut self.queues {
+            queues.start(epoll, self.token)?;
+        }
+        match &mut self.control {
+            Some(control) => control.start(epoll, self.token),
+            None => {
+                let data = EventData::new_u64(self.token | TOKEN_QUEUES);
+                Ok(epoll::add(
+                    epoll,
+                    self.joint.queues.hang()?,
+                    data,
+                    EventFlags::IN,
+                )?)
+            }
+        }
+    }
+
+    /// Answers what a descriptor reports. Queue work is left to the next turn.
+    pub(crate) fn handle(
+        &mut self,
+        source: Source,
+        flags: EventFlags,
+        now: Time,
+        epoll: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        match (source, &mut self.control, &mut self.queues) {
+            (Source::Server(data), Some(control), _) => control.on_event(data, flags, now),
+            (Source::Backend, _, Some(queues)) => queues.on_backend(),
+            (Source::Link, _, Some(queues)) => queues.on_link(),
+            (Source::ControlBell, ..) => self.joint.control.hear(),
+            (Source::QueuesBell, ..) => self.joint.queues.hear(),
+            // A descriptor whose side has moved away since epoll reported it.
+            _ => return Ok(()),
+        }
+        self.pass_epochs(now);
+        match &mut self.control {
+            Some(control) => control.watch(epoll),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what is due: timers, both queues within their budgets, the interrupt line.
+    pub(crate) fn turn(
+        &mut self,
+        now: Time,
+        rx_buf: &mut RxBuf,
+        epoll: BorrowedFd<'_>,
+    ) -> io::Result<Turn> {
+        self.pass_epochs(now);
+        if let Some(control) = &mut self.control {
+            control.run_timers(now);
+        }
+        let more = match &mut self.queues {
+            Some(queues) => queues.turn(now, rx_buf, epoll)?,
+            None => false,
+        };
+        if let Some(control) = &mut self.control {
+            control.follow_cable();
+            control.watch(epoll)?;
+        }
+        self.joint.line.update(now);
+        if self.control.is_some() {
+            self.place_queues(epoll)?;
+        } else if self.joint.is_recalled() {
+            return Ok(Turn::Leave);
+        } else if self.joint.is_due_earlier() {
+            self.joint.control.ring();
+        }
+        Ok(if more { Turn::More } else { Turn::Idle })
+    }
+
+    /// When this NIC needs a turn although nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let control = self.control.as_ref().and_then(|control| control.deadline());
+        let queues = self.queues.as_ref().and_then(|queues| queues.deadline());
+        control.into_iter().chain(queues).min()
+    }
+
+    /// The queues on their way home, after [`Turn::Leave`]. The thread that had them has nothing left to do but to end.
+    pub(crate) fn leave(self) -> Option<Box<Queues>> {
+        self.joint.return_queues(true);
+        self.queues
+    }
+
+    /// Ends the NIC: its socket, client and backend are gone afterwards.
+    pub(crate) fn close(mut self) -> Option<Report> {
+        let mut control = self.control.take()?;
+        control.close();
+        self.joint.recall(true);
+        if let Some(thread) = self.away.take() {
+            self.queues = thread.join().ok().flatten();
+        }
+        Some(Report {
+            name: self.joint.name.clone(),
+            model: control.counters(),
+            backend: self.queues.as_ref()?.counters(),
+        })
+    }
+
+    /// Follows the client's changes of memory and interrupts, and lets the answers that waited for it leave.
+    fn pass_epochs(&mut self, now: Time) {
+        loop {
+            if let Some(control) = &self.control {
+                control.ask();
+            }
+            if let Some(queues) = &mut self.queues
+                && queues.pass_epoch()
+                && self.control.is_none()
+            {
+                self.joint.control.ring();
+            }
+            let passed = self.control.as_mut().map(|control| control.pass_epoch(now));
+            if passed != Some(true) {
+                break;
+            }
+        }
+        if self.queues.is_none() && self.joint.wants_queues() {
+            self.joint.queues.ring();
+        }
+    }
+
+    /// Sends the queues to a thread of their own, or calls them back, as things are.
+    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        let apart = self.placement == Placement::Apart;
+        if apart && self.queues.is_some() {
+            return self.send_queues_away(epoll);
+        }
+        if let Some(thread) = self.away.take_if(|_| self.joint.has_returned()) {
+            // It has nothing left to do but to end.
+            let returned = thread.join().ok().flatten();
+            let mut queues = returned.ok_or_else(|| io::Error::other("its thread has died"))?;
+            self.joint.recall(false);
+            self.joint.return_queues(false);
+            queues.start(epoll, self.token)?;
+            self.queues = Some(queues);
+        } else if self.away.is_some() {
+            self.joint.recall(!apart);
+        }
+        Ok(())
+    }
+
+    /// Gives the queues a thread of their own. If there is none to be had, they stay.
+    fn send_queues_away(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(mut queues) = self.queues.take() else {
+            return Ok(());
+        };
+        let (hand_over, handed_over) = sync_channel::<Nic>(1);
+        match self.hire(handed_over, epoll) {
+            Ok(thread) => {
+                queues.leave(epoll)?;
+                let part = Nic {
+                    joint: self.joint.clone(),
+                    mac: self.mac,
+                    token: 0,
+                    control: None,
+                    queues: Some(queues),
+                    away: None,
+                    placement: self.placement,
+                };
+                hand_over
+                    .send(part)
+                    .map_err(|_| io::Error::other("its thread has died"))?;
+                self.away = Some(thread);
+            }
+            Err(error) => {
+                tracing::error!(
+                    nic = self.name(),
+                    "no thread for the queues, they stay where they are: {error}"
+                );
+                self.placement = Placement::Together;
+                self.queues = Some(queues);
+            }
+        }
+        Ok(())
+    }
+
+    /// A thread that serves the queues it is given, and the bells between it and this one.
+    fn hire(
+        &self,
+        queues: Receiver<Nic>,
+        epoll: BorrowedFd<'_>,
+    ) -> io::Result<JoinHandle<Option<Box<Queues>>>> {
+        let shard = Shard::alone()?;
+        self.joint.queues.hang()?;
+        if !self.joint.control.is_hung() {
+            let data = EventData::new_u64(self.token | TOKEN_CONTROL);
+            epoll::add(epoll, self.joint.control.hang()?, data, EventFlags::IN)?;
+        }
+        // Not the whole path: the kernel keeps 15 bytes of a thread's name.
+        let name = self.name().rsplit('/').next().unwrap_or_default();
+        Builder::new()
+            .name(name.to_owned())
+            .spawn(move || shard.run_alone(queues.recv().ok()?))
+    }
+}

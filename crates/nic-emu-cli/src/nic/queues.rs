@@ -1,0 +1,257 @@
+//! The queues of a NIC: everything that touches guest memory, and the backend.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use guest_mem::{GuestMem, Published};
+use net_backend::{Backend, RxBuf};
+use nic_emu::Time;
+use nic_emu::common::frame::TxBurst;
+use nic_emu::e1000::Kick;
+use nic_emu::e1000::rx::RxQueue;
+use nic_emu::e1000::tx::{Fetch, TxQueue};
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::joint::Joint;
+use super::{TOKEN_BACKEND, TOKEN_LINK};
+use crate::loopback;
+
+/// Bursts sent and frames received in one turn; who has more goes to the back of the list.
+const TX_BURSTS_PER_TURN: usize = 8;
+const RX_FRAMES_PER_TURN: usize = 128;
+/// Frames thrown away at once when reception is switched on: what came while it was off never was for this guest.
+/// More than the queue of a TAP holds.
+const BACKLOG: usize = 4096;
+
+/// Moves frames between the guest's rings and the backend.
+pub(crate) struct Queues {
+    joint: Arc<Joint>,
+    tx: TxQueue,
+    rx: RxQueue,
+    backend: Box<dyn Backend>,
+    published: Arc<Published<GuestMem>>,
+    mem: Arc<GuestMem>,
+    token: u64,
+    /// The backend said that it has frames, and has not said since that it has none.
+    rx_ready: bool,
+    rx_enabled: bool,
+    /// The transmit ring has descriptors that nobody has looked at.
+    tx_ready: bool,
+    /// The backend did not take all that it was offered.
+    tx_blocked: bool,
+    /// For frames that the NIC sends to itself; empty until it does.
+    loopback: Vec<u8>,
+    /// What epoll watches the backend for; none if it is not registered.
+    watched: Option<EventFlags>,
+}
+
+impl Queues {
+    pub(super) fn new(
+        joint: Arc<Joint>,
+        tx: TxQueue,
+        rx: RxQueue,
+        backend: Box<dyn Backend>,
+        published: Arc<Published<GuestMem>>,
+    ) -> Self {
+        Self {
+            joint,
+            tx,
+            rx,
+            backend,
+            mem: published.load(),
+            published,
+            token: 0,
+            rx_ready: false,
+            rx_enabled: false,
+            tx_ready: false,
+            tx_blocked: false,
+            loopback: Vec::new(),
+            watched: None,
+        }
+    }
+
+    /// Registers the backend with `epoll` under this token, and looks at everything once.
+    pub(super) fn start(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.token = token;
+        if let Some(fd) = self.backend.link_fd() {
+            let data = EventData::new_u64(token | TOKEN_LINK);
+            epoll::add(epoll, fd, data, EventFlags::IN)?;
+        }
+        self.joint.set_cable(self.backend.link());
+        // Whatever happened while nobody watched.
+        self.tx_ready = true;
+        self.rx_ready = true;
+        Ok(())
+    }
+
+    /// Takes the backend out of `epoll` again.
+    pub(super) fn leave(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some(fd) = self.backend.link_fd() {
+            epoll::delete(epoll, fd)?;
+        }
+        if let (Some(_), Some(fd)) = (self.watched.take(), self.backend.fd()) {
+            epoll::delete(epoll, fd)?;
+        }
+        Ok(())
+    }
+
+    /// The backend has frames, or room for more.
+    pub(super) fn on_backend(&mut self) {
+        self.rx_ready = true;
+    }
+
+    /// The backend's link may have changed.
+    pub(super) fn on_link(&mut self) {
+        let link = self.backend.link();
+        self.joint.set_cable(link);
+        tracing::info!(
+            nic = self.joint.name,
+            "link of {} is {}",
+            self.backend.name(),
+            if link { "up" } else { "down" }
+        );
+    }
+
+    /// Lets go of everything that the control has taken away; returns whether there was anything.
+    pub(super) fn pass_epoch(&mut self) -> bool {
+        let asked = self.joint.asked();
+        if asked == self.joint.passed() {
+            return false;
+        }
+        self.mem = self.published.load();
+        self.joint.pass(asked);
+        true
+    }
+
+    /// Both queues, within their budgets. Returns whether there is more to do at once.
+    pub(super) fn turn(
+        &mut self,
+        now: Time,
+        rx_buf: &mut RxBuf,
+        epoll: BorrowedFd<'_>,
+    ) -> io::Result<bool> {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.backend.run_timers(now);
+            self.rx_ready = true;
+        }
+        let kick = self.joint.take_kick();
+        self.tx_ready |= kick.intersects(Kick::TX | Kick::RESET);
+        let tx_more = (self.tx_ready || self.tx_blocked) && self.transmit(now);
+        let rx_kicked = kick.intersects(Kick::RX | Kick::RESET);
+        if rx_kicked {
+            self.switch_reception(now, rx_buf);
+        }
+        let rx_more = (self.rx_ready || rx_kicked) && self.receive(now, rx_buf);
+        self.watch_backend(epoll)?;
+        Ok(tx_more || rx_more)
+    }
+
+    /// When the backend needs a turn although nothing happens.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.backend.deadline()
+    }
+
+    /// What the backend has counted.
+    pub(super) fn counters(&self) -> net_backend::Counters {
+        self.backend.counters()
+    }
+
+    /// Sends what the ring holds; returns whether the budget ended it.
+    fn transmit(&mut self, now: Time) -> bool {
+        let mem = Arc::clone(&self.mem);
+        self.tx_ready = false;
+        self.tx_blocked = false;
+        for _ in 0..TX_BURSTS_PER_TURN {
+            let mut burst = TxBurst::new();
+            let fetch = self.tx.fetch(&mem, &mut burst, now);
+            let offered = burst.len();
+            let taken = if burst.loopback() {
+                loopback::deliver(&burst, &mut self.rx, &mem, &mut self.loopback, now)
+            } else if offered > 0 {
+                self.backend.send(&burst, now)
+            } else {
+                0
+            };
+            self.tx.complete(&mem, &mut burst, taken, now);
+            if taken < offered {
+                self.tx_blocked = true;
+                return false;
+            }
+            if fetch != Fetch::More {
+                return false;
+            }
+        }
+        self.tx_ready = true;
+        true
+    }
+
+    /// Receives until there is nothing, no buffer, or the budget is used up; returns whether the budget ended it.
+    fn receive(&mut self, now: Time, rx_buf: &mut RxBuf) -> bool {
+        let mem = Arc::clone(&self.mem);
+        let mut budget = RX_FRAMES_PER_TURN;
+        self.rx.resume(&mem, now);
+        while budget > 0 && self.rx_ready && self.rx.has_room() {
+            let Some(frame) = self.backend.recv(rx_buf, now) else {
+                self.rx_ready = false;
+                break;
+            };
+            self.rx.deliver(&mem, frame, now);
+            budget -= 1;
+        }
+        self.rx.finish(&mem, now);
+        budget == 0
+    }
+
+    /// Throws away what queued up while the guest had its receiver off: a NIC that is off hears nothing.
+    fn switch_reception(&mut self, now: Time, rx_buf: &mut RxBuf) {
+        let enabled = self.rx.enabled();
+        if enabled && !self.rx_enabled {
+            for _ in 0..BACKLOG {
+                if self.backend.recv(rx_buf, now).is_none() {
+                    break;
+                }
+                self.joint.shared().counters.rx_disabled.add(1);
+            }
+        }
+        self.rx_enabled = enabled;
+    }
+
+    /// Wakes up for the backend only if something would come of it: for frames if the guest receives and has buffers,
+    /// for room if frames wait for it. A backend that cannot say when it has room has a deadline instead.
+    fn watch_backend(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(fd) = self.backend.fd() else {
+            if self.watched.take().is_some() {
+                let link = self.backend.link();
+                self.joint.set_cable(link);
+            }
+            return Ok(());
+        };
+        let stalled = self.rx_ready && !self.rx.has_room();
+        let mut wanted = EventFlags::empty();
+        if self.rx_enabled && !stalled {
+            wanted |= EventFlags::IN;
+        }
+        if self.tx_blocked && self.backend.wants_writable() {
+            wanted |= EventFlags::OUT;
+        }
+        if self.watched == Some(wanted) || (self.watched.is_none() && wanted.is_empty()) {
+            return Ok(());
+        }
+        let data = EventData::new_u64(self.token | TOKEN_BACKEND);
+        // Not watched at all when nothing is wanted: epoll reports errors and hang-ups of whatever it watches.
+        match (self.watched, wanted.is_empty()) {
+            (_, true) => epoll::delete(epoll, fd)?,
+            (None, false) => epoll::add(epoll, fd, data, wanted)?,
+            (Some(_), false) => epoll::modify(epoll, fd, data, wanted)?,
+        }
+        self.watched = (!wanted.is_empty()).then_some(wanted);
+        Ok(())
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        self.joint.end();
+    }
+}
