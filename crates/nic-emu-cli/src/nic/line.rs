@@ -74,40 +74,46 @@ mod tests {
     /// the line is the model's.
     #[test]
     fn when_all_is_quiet_the_line_is_where_it_belongs() {
+        const ROUNDS: u64 = 20_000;
         let (mut control, _, _) = nic_emu::e1000::new(&Config::new([2, 0, 0, 0, 0, 1]));
         let shared = control.shared().clone();
         let irqs = Arc::<IrqTable>::default();
         let line = Line::new(shared.clone(), irqs.clone());
         write(&mut control, Reg::IMS, cause::RXT0 | cause::TXDW);
 
-        const ROUNDS: u64 = 2000;
-        let barrier = std::sync::Barrier::new(2);
+        // The round in which the raiser is to raise, and the last one that it has ended.
+        let (round, ended) = (AtomicU64::new(1), AtomicU64::new(0));
         let mut wrong = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for round in 0..ROUNDS {
-                    for _ in 0..20 {
-                        shared.irq.raise(cause::RXT0);
-                        line.update(Time(round));
+                let mut mine = 1;
+                while mine <= ROUNDS {
+                    shared.irq.raise(cause::RXT0);
+                    line.update(Time(mine));
+                    if round.load(SeqCst) != mine {
+                        ended.store(mine, SeqCst);
+                        mine += 1;
+                        while round.load(SeqCst) < mine {
+                            std::thread::yield_now();
+                        }
                     }
-                    barrier.wait();
-                    // The other one looks.
-                    barrier.wait();
                 }
             });
-            for round in 0..ROUNDS {
-                for _ in 0..20 {
-                    let mut icr = [0; 4];
-                    let offset = u64::from(Reg::ICR.row().offset);
-                    control.read(REGISTER_BAR, offset, &mut icr, Time(round));
-                    line.update(Time(round));
+            for now in 1..=ROUNDS {
+                let mut icr = [0; 4];
+                let offset = u64::from(Reg::ICR.row().offset);
+                control.read(REGISTER_BAR, offset, &mut icr, Time(now));
+                line.update(Time(now));
+                // Zero: pause.
+                round.store(0, SeqCst);
+                while ended.load(SeqCst) != now {
+                    std::thread::yield_now();
                 }
-                barrier.wait();
                 let pending = shared.regs.get(Reg::ICR) & shared.regs.get(Reg::IMS) != 0;
                 if irqs.level() != pending {
-                    wrong.push(round);
+                    wrong.push(now);
                 }
-                barrier.wait();
+                round.store(now + 1, SeqCst);
             }
         });
         assert!(wrong.is_empty(), "rounds {wrong:?}");
