@@ -43,7 +43,7 @@ impl Line {
         if self.state.swap(AGAIN, SeqCst) != FREE {
             return;
         }
-        // As often as others come, which takes each of them a batch of work.
+        // As often as others come, which takes each of them a turn: much longer than this does.
         loop {
             self.state.store(TAKEN, SeqCst);
             let now = Time(self.now.load(SeqCst));
@@ -74,47 +74,50 @@ mod tests {
     /// the line is the model's.
     #[test]
     fn when_all_is_quiet_the_line_is_where_it_belongs() {
-        const ROUNDS: u64 = 20_000;
+        const ROUNDS: u64 = 5000;
         let (mut control, _, _) = nic_emu::e1000::new(&Config::new([2, 0, 0, 0, 0, 1]));
         let shared = control.shared().clone();
         let irqs = Arc::<IrqTable>::default();
         let line = Line::new(shared.clone(), irqs.clone());
         write(&mut control, Reg::IMS, cause::RXT0 | cause::TXDW);
 
-        // The round in which the raiser is to raise, and the last one that it has ended.
-        let (round, ended) = (AtomicU64::new(1), AtomicU64::new(0));
+        // Odd while the raiser is to raise, even for a pause; and the last pause that it has begun.
+        let (phase, paused) = (AtomicU64::new(0), AtomicU64::new(0));
         let mut wrong = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut mine = 1;
-                while mine <= ROUNDS {
-                    shared.irq.raise(cause::RXT0);
-                    line.update(Time(mine));
-                    if round.load(SeqCst) != mine {
-                        ended.store(mine, SeqCst);
-                        mine += 1;
-                        while round.load(SeqCst) < mine {
-                            std::thread::yield_now();
+                loop {
+                    match phase.load(SeqCst) {
+                        now if now > 2 * ROUNDS => break,
+                        now if now % 2 == 0 => paused.store(now, SeqCst),
+                        now => {
+                            shared.irq.raise(cause::RXT0);
+                            line.update(Time(now));
                         }
                     }
+                    // A turn has system calls. Nothing but updates would keep the other thread in there for ever.
+                    std::thread::yield_now();
                 }
             });
-            for now in 1..=ROUNDS {
-                let mut icr = [0; 4];
-                let offset = u64::from(Reg::ICR.row().offset);
-                control.read(REGISTER_BAR, offset, &mut icr, Time(now));
-                line.update(Time(now));
-                // Zero: pause.
-                round.store(0, SeqCst);
-                while ended.load(SeqCst) != now {
+            for round in 1..=ROUNDS {
+                phase.store(2 * round - 1, SeqCst);
+                for _ in 0..10 {
+                    let mut icr = [0; 4];
+                    let offset = u64::from(Reg::ICR.row().offset);
+                    control.read(REGISTER_BAR, offset, &mut icr, Time(round));
+                    line.update(Time(round));
+                    std::thread::yield_now();
+                }
+                phase.store(2 * round, SeqCst);
+                while paused.load(SeqCst) != 2 * round {
                     std::thread::yield_now();
                 }
                 let pending = shared.regs.get(Reg::ICR) & shared.regs.get(Reg::IMS) != 0;
                 if irqs.level() != pending {
-                    wrong.push(now);
+                    wrong.push(round);
                 }
-                round.store(now + 1, SeqCst);
             }
+            phase.store(2 * ROUNDS + 1, SeqCst);
         });
         assert!(wrong.is_empty(), "rounds {wrong:?}");
     }

@@ -17,7 +17,7 @@ use std::thread::{Builder, JoinHandle};
 
 use net_backend::{Backend, RxBuf};
 use nic_emu::Time;
-use nic_emu::e1000::{self, CountersSnapshot};
+use nic_emu::e1000::{self, CountersSnapshot, Kick};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use vfio_user::{Listener, Server};
 
@@ -272,6 +272,10 @@ impl Nic {
             let passed = self.control.as_mut().map(|control| control.pass_epoch(now));
             if passed != Some(true) {
                 break;
+            }
+            if self.queues.is_none() {
+                // Whatever the epoch has interrupted goes on.
+                self.joint.kick(Kick::TX | Kick::RX);
             }
         }
         if self.queues.is_none() && self.joint.wants_queues() {

@@ -157,7 +157,8 @@ impl Queues {
         self.backend.counters()
     }
 
-    /// Sends what the ring holds; returns whether the budget ended it.
+    /// Sends what the ring holds; returns whether the budget ended it. After an interruption it goes on when the epoch
+    /// has passed, for which the control kicks.
     fn transmit(&mut self, now: Time) -> bool {
         let mem = Arc::clone(&self.mem);
         self.tx_ready = false;
@@ -173,12 +174,9 @@ impl Queues {
             } else {
                 0
             };
-            self.tx.complete(&mem, &mut burst, taken, now);
-            if taken < offered {
-                self.tx_blocked = true;
-                return false;
-            }
-            if fetch != Fetch::More {
+            let told = self.tx.complete(&mem, &mut burst, taken, now);
+            self.tx_blocked = taken < offered;
+            if self.tx_blocked || fetch != Fetch::More || told.is_err() {
                 return false;
             }
         }
@@ -186,7 +184,8 @@ impl Queues {
         true
     }
 
-    /// Receives until there is nothing, no buffer, or the budget is used up; returns whether the budget ended it.
+    /// Receives until there is nothing, no buffer, or the budget is used up; returns whether the budget ended it. After
+    /// an interruption it goes on as [`Queues::transmit`] does.
     fn receive(&mut self, now: Time, rx_buf: &mut RxBuf) -> bool {
         let mem = Arc::clone(&self.mem);
         let mut budget = RX_FRAMES_PER_TURN;
@@ -199,8 +198,8 @@ impl Queues {
             self.rx.deliver(&mem, frame, now);
             budget -= 1;
         }
-        self.rx.finish(&mem, now);
-        budget == 0
+        let told = self.rx.finish(&mem, now);
+        budget == 0 && told.is_ok()
     }
 
     /// Throws away what queued up while the guest had its receiver off: a NIC that is off hears nothing.
