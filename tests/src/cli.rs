@@ -44,6 +44,16 @@ pub fn bare_guest() -> Result<&'static Path> {
     })
 }
 
+/// The example `name` of the crate `vfio-user`, built now.
+///
+/// # Errors
+/// It does not build.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--package", "vfio-user", "--example", name]);
+    executable(build, name)
+}
+
 /// A `cargo` command in this workspace: the cargo that started us, if one did.
 #[must_use]
 pub fn cargo() -> Command {

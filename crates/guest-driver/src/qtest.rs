@@ -135,9 +135,29 @@ impl Qtest {
         CONFIG_DATA + u16::from(offset & 3)
     }
 
-    fn register(&self, offset: u32) -> u64 {
-        let (addr, bar) = self.bars[0].expect("the device has a memory BAR");
-        assert!(u64::from(offset) < bar.size);
+    /// Reads 4 bytes of memory BAR `bar`, for devices that have more than one.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such BAR, or it is smaller.
+    pub fn bar_read32(&mut self, bar: u8, offset: u32) -> u32 {
+        let addr = self.address(bar, offset);
+        self.number(&format!("readl {addr:#x}")) as u32
+    }
+
+    /// Writes 4 bytes of memory BAR `bar`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Qtest::bar_read32`].
+    pub fn bar_write32(&mut self, bar: u8, offset: u32, value: u32) {
+        let addr = self.address(bar, offset);
+        self.command(&format!("writel {addr:#x} {value:#x}"));
+    }
+
+    fn address(&self, bar: u8, offset: u32) -> u64 {
+        let (addr, bar) = self.bars[usize::from(bar)].expect("the device has this BAR");
+        assert!(!bar.io && u64::from(offset) < bar.size);
         addr + u64::from(offset)
     }
 
@@ -178,13 +198,11 @@ impl Bus for Qtest {
     }
 
     fn read32(&mut self, offset: u32) -> u32 {
-        let addr = self.register(offset);
-        self.number(&format!("readl {addr:#x}")) as u32
+        self.bar_read32(0, offset)
     }
 
     fn write32(&mut self, offset: u32, value: u32) {
-        let addr = self.register(offset);
-        self.command(&format!("writel {addr:#x} {value:#x}"));
+        self.bar_write32(0, offset, value);
     }
 
     fn io_read32(&mut self, port: u8) -> u32 {

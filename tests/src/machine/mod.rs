@@ -8,7 +8,7 @@ mod qemu;
 mod served;
 
 pub use attached::Attached;
-pub use qemu::{Qemu, StreamCable, StreamSocket, e1000_on_wire};
+pub use qemu::{Qemu, RAM, SLOT, StreamCable, StreamSocket, e1000_on_wire};
 pub use served::{Cable, Daemon, Served};
 
 use guest_driver::{Bus, Wire};

@@ -9,9 +9,9 @@ use nic_emu_lab::{Lab, QtestVm, Result};
 use serde_json::json;
 
 /// Slot of the device under test on the q35's root bus.
-pub(super) const SLOT: u8 = 4;
+pub const SLOT: u8 = 4;
 /// RAM of the lab's machines for qtest.
-pub(super) const RAM: u64 = 128 << 20;
+pub const RAM: u64 = 128 << 20;
 /// QEMU's e1000 keeps its receiver closed for this long after each write of RCTL.
 const RECEIVER_DELAY: u64 = 1_000_000_000;
 

@@ -3,6 +3,7 @@
 //!
 //! They run one after the other: two processors are soon busy.
 
+mod examples;
 mod jobs;
 mod kvm;
 mod relay;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = tcg::checks(&lab);
+    trials.extend(examples::checks(&lab));
     trials.extend(kvm::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
