@@ -12,9 +12,11 @@ mod framer;
 mod input;
 pub mod leaks;
 mod model;
+mod nic;
 mod peer;
 mod planted;
 mod session;
+mod state;
 pub mod stats;
 mod stream;
 
@@ -22,7 +24,12 @@ mod stream;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: &[(&str, Target)] = &[("stream", stream::run), ("session", session::run)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("stream", stream::run),
+    ("session", session::run),
+    ("state", state::run),
+    ("e1000", state::drive),
+];
 
 /// Runs the target called `name`, as the fuzzer does.
 ///

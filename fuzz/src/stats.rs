@@ -20,7 +20,7 @@ pub fn input(loud: bool) {
     }
 }
 
-/// A client was let in; counted once per input.
+/// A client was let in by negotiation, or a saved state accepted; counted once per input.
 pub(crate) fn negotiated() {
     NEGOTIATED.fetch_add(FIRST.replace(false).into(), Relaxed);
 }
@@ -37,7 +37,7 @@ pub fn summary() -> String {
     let [inputs, negotiated, messages, accepted] =
         [&INPUTS, &NEGOTIATED, &MESSAGES, &ACCEPTED].map(|count| count.load(Relaxed) as f64);
     format!(
-        "{inputs} inputs, {:.1} % past negotiation, {:.1} messages after it each, {:.1} % of them sound",
+        "{inputs} inputs, {:.1} % let in, {:.1} messages then, {:.1} % of them sound",
         100.0 * negotiated / inputs.max(1.0),
         messages / inputs.max(1.0),
         100.0 * accepted / messages.max(1.0),

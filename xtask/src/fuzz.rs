@@ -15,7 +15,7 @@ use nic_emu_tests::cli;
 use serde_json::Value;
 
 /// Programs of `fuzz/`, without their prefix.
-const TARGETS: &[&str] = &["stream", "session"];
+const TARGETS: &[&str] = &["stream", "session", "state", "e1000"];
 
 /// Has LLVM count edges and comparisons.
 const INSTRUMENT: &[&str] = &[

@@ -81,7 +81,7 @@ impl Batch {
             head.copy_from_slice(start);
             let mut sum = Sum::new();
             sum.add(&data[usize::from(csum.start)..]);
-            head[field..].copy_from_slice(&never_zero(!sum.fold()).to_be_bytes());
+            head[field..field + 2].copy_from_slice(&never_zero(!sum.fold()).to_be_bytes());
             return self.write(
                 shared,
                 mem,
