@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nic_emu_fuzz::{TARGETS, leaks};
 
@@ -19,8 +19,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn replay(folder: &str) -> usize {
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = turn();
     let mut replayed = 0;
     for (name, target) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -49,6 +53,7 @@ fn what_once_went_wrong_does_not_again() {
 
 #[test]
 fn the_corpus_stays_small() {
+    let _turn = turn();
     for (name, _) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
