@@ -105,9 +105,9 @@ impl State {
 
     /// DMA_MAP: what is new is logged as well.
     pub(crate) fn dma_map(&mut self, request: &DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
-        let before = self.dma.ranges().count();
+        let before = self.dma.len();
         self.dma.map(request, fd)?;
-        let grew = self.dma.ranges().count() > before;
+        let grew = self.dma.len() > before;
         let Some(log) = self.tracking.log.clone().filter(|_| grew) else {
             self.begin_epoch();
             return Ok(());

@@ -178,6 +178,11 @@ impl DmaTable {
         Ok(())
     }
 
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.regions.len()
+    }
+
     /// DMA addresses and sizes of all entries, in order.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         self.regions

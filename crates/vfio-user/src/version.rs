@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(
             json["capabilities"],
             serde_json::json!({
-                "max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "max_dma_maps": 1024, "write_multiple": true
+                "max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "max_dma_maps": 16384, "write_multiple": true
             })
         );
     }
