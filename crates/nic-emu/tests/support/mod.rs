@@ -11,6 +11,7 @@ pub mod packets;
 pub mod remote;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use guest_mem::{Access, GuestMem, Mapping};
 use nic_emu::Time;
@@ -18,6 +19,7 @@ use nic_emu::common::frame::{Offload, RxFrame, TxBurst};
 use nic_emu::common::gso::Segments;
 use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::rx::{Delivered, RxQueue};
+use nic_emu::e1000::state::{InvalidState, MAX_STATE, State};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
 use nic_emu::e1000::{self, Control, Shared};
 use proptest::prelude::ProptestConfig;
@@ -191,6 +193,49 @@ impl Nic {
         nic.set(Reg::TCTL, 1 << 1);
         nic.receive(64, 1 << 1 | 1 << 15);
         nic
+    }
+
+    /// Stops the NIC and saves it.
+    pub fn save(&mut self) -> Vec<u8> {
+        let dma = self.dma.clone();
+        while self.tx.stop(&dma, self.now).is_err() || self.rx.stop(&dma, self.now).is_err() {
+            self.pass_epoch();
+        }
+        let mut bytes = Vec::new();
+        self.state().encode(&mut bytes);
+        assert!(bytes.len() <= MAX_STATE);
+        bytes
+    }
+
+    /// The state of the stopped NIC.
+    pub fn state(&mut self) -> State {
+        State {
+            control: self.control.save(self.now),
+            tx: self.tx.save(),
+            rx: self.rx.save(),
+        }
+    }
+
+    /// Continues what has been saved.
+    pub fn load(&mut self, bytes: &[u8]) -> Result<(), InvalidState> {
+        let state = State::decode(bytes)?;
+        self.control.restore(&state.control, self.now);
+        let generation = self.shared().generation();
+        self.tx.restore(&state.tx, generation);
+        self.rx.restore(&state.rx, generation);
+        Ok(())
+    }
+
+    /// Gets the driver and the memory of another NIC.
+    pub fn take_driver(&mut self, other: &Nic) {
+        self.mem = other.mem.clone();
+        self.dma = other.dma.clone();
+        self.fake = other.fake.clone();
+        self.accept = other.accept;
+        self.next = other.next;
+        self.clean = other.clean;
+        let master = other.shared().bus_master.load(Ordering::Relaxed);
+        self.control.set_bus_master(master);
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
