@@ -1,8 +1,9 @@
 //! Where an interrupt goes: an eventfd that the client hands over, and exchanges at any time.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use arc_swap::ArcSwapOption;
 use rustix::io::write;
@@ -11,40 +12,45 @@ use rustix::io::write;
 #[derive(Debug, Default)]
 pub(super) struct Trigger {
     fd: ArcSwapOption<OwnedFd>,
+    /// What `fd` is or is about to become; compared, never followed.
+    next: AtomicPtr<OwnedFd>,
     sent: AtomicU64,
 }
 
 impl Trigger {
     /// From now on interrupts go to `fd`; none means nowhere. True if an eventfd was there before, which somebody
-    /// may still be about to write.
+    /// may still be about to write. Whoever sends meanwhile may fail; the caller looks afterwards what is pending.
     pub(super) fn set(&self, fd: Option<Arc<OwnedFd>>) -> bool {
+        let next = fd.as_ref().map_or(ptr::null(), Arc::as_ptr);
+        self.next.store(next.cast_mut(), Ordering::Release);
+        fence(Ordering::SeqCst);
         self.fd.swap(fd).is_some()
     }
 
+    /// Whether there is an eventfd, and no other about to take its place.
     pub(super) fn is_set(&self) -> bool {
-        self.fd.load().is_some()
+        self.fd
+            .load()
+            .as_ref()
+            .is_some_and(|fd| self.is_current(fd))
     }
 
-    /// Writes the eventfd. False if there was none at the end: who cares latches it.
-    ///
-    /// If the eventfd is exchanged between being loaded and being written, nobody may be listening to the old one any
-    /// more, so the new one is written, too.
+    /// Writes the eventfd. False if there is none, or if it was exchanged between being loaded and being written, so
+    /// that nobody may have been listening any more.
     pub(super) fn send(&self) -> bool {
-        let mut fd = self.fd.load();
-        loop {
-            let Some(current) = &*fd else { return false };
-            // A full counter (EAGAIN) has the interrupt pending anyway; other errors are the client's affair.
-            let _ = write(current.as_fd(), &1_u64.to_ne_bytes());
-            self.sent.fetch_add(1, Ordering::Relaxed);
-            let now = self.fd.load();
-            if now.as_ref().map(Arc::as_ptr) == Some(Arc::as_ptr(current)) {
-                return true;
-            }
-            fd = now;
-        }
+        let fd = self.fd.load();
+        let Some(fd) = &*fd else { return false };
+        // A full counter (EAGAIN) has the interrupt pending anyway; other errors are the client's affair.
+        let _ = write(fd.as_fd(), &1_u64.to_ne_bytes());
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.is_current(fd)
     }
 
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    fn is_current(&self, fd: &Arc<OwnedFd>) -> bool {
+        ptr::eq(self.next.load(Ordering::Acquire), Arc::as_ptr(fd))
     }
 }

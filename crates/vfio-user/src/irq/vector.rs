@@ -48,7 +48,7 @@ impl Vector {
             {
                 return;
             }
-            // The eventfd was taken away in between.
+            // The eventfd was exchanged in between.
             self.state.fetch_or(PENDING, Ordering::Relaxed);
         }
     }
