@@ -7,8 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 
-use common::{Ram, access, device, message, proposal};
-use vfio_user::{ListenOptions, Listener, Server};
+use common::{Desk, Ram, access, device, event_fd, message, proposal, words};
+use vfio_user::{Bar, Device, ListenOptions, Listener, Server};
 
 struct Counting;
 
@@ -79,4 +79,44 @@ fn steady_traffic_allocates_nothing() {
         turn(&batch, 360);
     });
     assert_eq!(allocations, 0);
+}
+
+#[test]
+fn raising_allocates_nothing_and_exchanging_an_eventfd_only_its_handle() {
+    const VECTORS: u32 = 32;
+    let device = Device::builder()
+        .bar(0, Bar::memory32(0x1000))
+        .msix(VECTORS, 0, 0, 0, 0x800);
+    let mut desk = Desk::ready_of(device.build().unwrap());
+    desk.config_write(0x43, &[0x80]);
+    let irqs = desk.session.irqs();
+    let request = |vector| message(1, 8, 0, &words(&[20, 0x24, 2, vector, 1]));
+    // One SET_IRQS for each vector, as QEMU sends them when a guest masks or unmasks the function.
+    let mut exchange = || {
+        let mut allocations = 0;
+        for vector in 0..VECTORS {
+            let (request, fd) = (request(vector), event_fd());
+            let before = ALLOCATIONS.get();
+            let space = desk.session.space();
+            space[..request.len()].copy_from_slice(&request);
+            desk.session.received(request.len(), [fd], false);
+            desk.session.process(&mut desk.ram).unwrap();
+            desk.session.pass_epoch(desk.session.epoch());
+            let n = desk.session.output().len();
+            assert_eq!(n, 16);
+            desk.session.sent(n);
+            allocations += ALLOCATIONS.get() - before;
+        }
+        allocations
+    };
+    // The first gives eventfds, the second is the first to take some away.
+    exchange();
+    exchange();
+    assert_eq!(exchange(), VECTORS as usize);
+    let before = ALLOCATIONS.get();
+    for i in 0..1000 {
+        irqs.raise(i % VECTORS);
+    }
+    assert_eq!(ALLOCATIONS.get(), before);
+    assert_eq!(irqs.raised(), 1000);
 }
