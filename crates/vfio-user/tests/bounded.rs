@@ -101,7 +101,7 @@ fn flood(
     assert!(client.send(&message(1, command::VERSION, 0, &proposal()), &[]));
     let mut closed = false;
     let mut stuck = 0;
-    for i in 0..4_000 {
+    for i in 0..1_500 {
         let (bytes, fds) = &what[i % what.len()];
         stuck = if client.send(bytes, fds) {
             0
