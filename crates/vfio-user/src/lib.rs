@@ -47,8 +47,20 @@
 //! # }
 //! ```
 //!
-//! What is served: everything that the named hypervisors send from start-up to shutdown. Not served, and answered
-//! with errors: migration, dirty page tracking, regions that the client maps, DMA by message.
+//! # Where it differs from libvfio-user
+//!
+//! What the tests of libvfio-user (the C library of the protocol's authors) ask of a server is done, except where a
+//! hypervisor in use would suffer, or a guest on real hardware would see something else:
+//!
+//! * A read outside a region, of a region that the device does not have or of a BAR that is not decoded reads as ones;
+//!   it is not refused, since cloud-hypervisor waits for ever for the data of a refused read.
+//! * Interrupts of INTx are announced as maskable and auto-masked, and those of MSI and MSI-X as maskable: they are.
+//! * Without [ERR](DeviceBuilder::err_irq), GET_IRQ_INFO for it is refused: QEMU warns about a count of 0.
+//! * An eventfd that comes with UNMASK for INTx is kept, and lets the line rise again when it is signalled.
+//! * A message that is [raised](IrqTable::raise) while its vector is masked or has no eventfd is not refused but stays
+//!   pending, and one of a vector that does not exist is ignored.
+//! * Bits of configuration space that cannot be written ignore what is written, those of power management included;
+//!   MSI-X's control can be written by accesses of any size.
 
 mod access;
 mod blob;
