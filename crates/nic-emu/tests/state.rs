@@ -337,18 +337,9 @@ fn the_eeprom_of_the_next_owner_is_that_of_the_new_place() {
         nic.get(Reg::EERD) >> 16
     };
     // EWEN, then WRITE 0xABCD to word 0.
-    for (bits, clocks) in [(0b100_11_0000_u32, 9), (0b101_000000, 9)] {
+    for (bits, clocks) in [(0b1_0011_0000_u64, 9), (0b1_0100_0000 << 16 | 0xABCD, 25)] {
         nic.set(Reg::EECD, 0);
-        let data = if bits == 0b101_000000 {
-            vec![0xABCD_u32]
-        } else {
-            vec![]
-        };
-        let bits = (0..clocks).rev().map(|n| bits >> n & 1);
-        let data = data
-            .iter()
-            .flat_map(|word| (0..16).rev().map(move |n| word >> n & 1));
-        for di in bits.chain(data) {
+        for di in (0..clocks).rev().map(|n| (bits >> n & 1) as u32) {
             for sk in [0, 1] {
                 nic.set(Reg::EECD, 1 << 1 | di << 2 | sk);
             }
@@ -435,7 +426,8 @@ fn busy(held: &RxFrame<'_>) -> Nic {
     );
     act(&mut nic, &Step::Send);
     act(&mut nic, &Step::Eeprom(0b0110, 7));
-    nic.receive(2, EN | BAM | UPE | LPE);
+    nic.receive(8, EN | BAM | UPE | LPE);
+    nic.set(Reg::RDT, 1);
     assert_eq!(nic.deliver(*held), Delivered::Held);
     nic
 }
