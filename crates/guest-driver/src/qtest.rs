@@ -155,6 +155,15 @@ impl Qtest {
         self.command(&format!("writel {addr:#x} {value:#x}"));
     }
 
+    /// Writes 4 bytes to a port of the machine.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU does not answer as the protocol says.
+    pub fn outl(&mut self, port: u16, value: u32) {
+        self.command(&format!("outl {port:#x} {value:#x}"));
+    }
+
     fn address(&self, bar: u8, offset: u32) -> u64 {
         let (addr, bar) = self.bars[usize::from(bar)].expect("the device has this BAR");
         assert!(!bar.io && u64::from(offset) < bar.size);

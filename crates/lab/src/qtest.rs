@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
+use crate::machine::Memory;
 use crate::vm::{RunDir, accept, greet, launch};
 use crate::{Lab, Process, Qmp, Result};
 
@@ -14,7 +15,7 @@ pub struct QtestVm {
     stream: UnixStream,
     qmp: Qmp,
     command_line: String,
-    _run: RunDir,
+    run: RunDir,
 }
 
 impl QtestVm {
@@ -24,17 +25,19 @@ impl QtestVm {
     /// # Errors
     /// Those of [`Lab::qemu`], or [`crate::Error::QemuExited`] with what QEMU did not like.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        Self::start_machine(lab, "q35", arguments)
+    }
+
+    /// As [`QtestVm::start`], with another machine, such as `pc`.
+    ///
+    /// # Errors
+    /// As [`QtestVm::start`].
+    pub fn start_machine(lab: &Lab, machine: &str, arguments: &[&str]) -> Result<Self> {
         let run = RunDir::new()?;
         let mut qemu = lab.qemu()?.command();
-        qemu.args([
-            "-M",
-            "q35,memory-backend=mem,usb=off,graphics=off",
-            "-accel",
-            "qtest",
-            "-m",
-            "128M",
-        ]);
-        qemu.args(["-object", "memory-backend-memfd,id=mem,size=128M,share=on"]);
+        let machine = format!("{machine},usb=off,graphics=off");
+        qemu.args(Memory::Shared.machine(&machine, 128));
+        qemu.args(["-accel", "qtest"]);
         qemu.args([
             "-nodefaults",
             "-no-user-config",
@@ -60,7 +63,7 @@ impl QtestVm {
             stream,
             qmp,
             command_line,
-            _run: run,
+            run,
         })
     }
 
@@ -78,6 +81,12 @@ impl QtestVm {
     /// QEMU itself, to kill it or wait for it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// What QEMU has complained about so far.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        self.run.tail("stderr")
     }
 
     /// QEMU's command line, for reports.

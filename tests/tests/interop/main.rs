@@ -3,7 +3,9 @@
 //!
 //! They run one after the other: two processors are soon busy.
 
+mod crowd;
 mod examples;
+mod hotplug;
 mod jobs;
 mod kvm;
 mod relay;
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     };
     let mut trials = tcg::checks(&lab);
     trials.extend(examples::checks(&lab));
+    trials.extend(crowd::checks(&lab));
+    trials.extend(hotplug::checks(&lab));
     trials.extend(kvm::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
