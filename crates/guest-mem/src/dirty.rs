@@ -139,6 +139,8 @@ impl DirtyLog {
         }
 
         bitmap.fill(0);
+        // Whole pages: two ranges may meet in the middle of one.
+        let (iova, last) = (iova & !self.offset_mask(), last | self.offset_mask());
         for range in self.within(iova, last) {
             let base = range.start >> self.shift;
             let from = (iova.max(range.start) >> self.shift) - base;
@@ -157,6 +159,10 @@ impl DirtyLog {
             }
         }
         Ok(())
+    }
+
+    fn offset_mask(&self) -> u64 {
+        self.page_size() - 1
     }
 
     /// The ranges that `first..=last` touches.
