@@ -39,7 +39,7 @@
 //!     }
 //!     while server.epoch() != seen {
 //!         seen = server.epoch();
-//!         // Here queues load `server.mem()` again and drop the old map.
+//!         // Here queues load `server.mem()` again (on this thread: its `nonblocking()` view) and drop the old map.
 //!         let _ = server.pass_epoch(seen, &mut handler);
 //!     }
 //!     // Here queues work, and `server.irqs().set_level(..)` tells what they ask of the guest.
@@ -47,11 +47,32 @@
 //! # }
 //! ```
 //!
+//! # Memory, and the threads that use it
+//!
+//! [`Server::mem`] is the guest's memory as the client described it. Ranges that came with a file are mapped, and any
+//! thread may use them. Ranges without a file are read and written by asking the client (DMA_READ, DMA_WRITE), and
+//! whoever does that waits for an answer that arrives through the server. So a queue on the server's own thread uses
+//! [`GuestMem::nonblocking`](guest_mem::GuestMem::nonblocking), in which such ranges are unreachable; a queue on a
+//! thread of its own uses all, [flushes](guest_mem::GuestMem::flush) what it wrote before it interrupts the guest, and
+//! gives way when it is [interrupted](guest_mem::DmaError::Interrupted) by an epoch. [`Server::memory`] tells which it
+//! is for most of the memory: a hypervisor that does not share memory is slow, and its operator is told what to do.
+//!
+//! Hypervisors send a file for memory that they do not share, too (QEMU without `share=on`), and do not say so. With
+//! clients that answer DMA_READ this is found out when the guest enables bus mastering, by comparing a few pages; such
+//! a file is not used any further.
+//!
 //! # Where it differs from libvfio-user
 //!
 //! What the tests of libvfio-user (the C library of the protocol's authors) ask of a server is done, except where a
 //! hypervisor in use would suffer, or a guest on real hardware would see something else:
 //!
+//! * The answer to VERSION is never longer than the proposal, which QEMU could not receive; the protocol's defaults hold
+//!   for what does not fit. Only clients that ask for a second socket get a longer one.
+//! * The same memory mapped again succeeds, as there; other overlaps are refused with EINVAL as there, where the
+//!   specification names EEXIST. A client may have [`wire::MAX_DMA_MAPS`] maps of 512 files; ENOSPC if its files are
+//!   more, or larger than 8 TiB together. A file that is not a regular one is refused with EINVAL.
+//! * A reply that nobody asked for is refused with EINVAL as long as the client was not asked anything; later ones are
+//!   ignored, since answers may come late.
 //! * A read outside a region, of a region that the device does not have or of a BAR that is not decoded reads as ones;
 //!   it is not refused, since cloud-hypervisor waits for ever for the data of a refused read.
 //! * Interrupts of INTx are announced as maskable and auto-masked, and those of MSI and MSI-X as maskable: they are.
