@@ -315,6 +315,7 @@ fn set_irqs_takes_eventfds_only_and_all_or_none() {
     assert_eq!(errno, INVAL);
     irqs.raise(0);
     assert_eq!(count(&good), 0, "nothing was changed");
+    assert_eq!(open(&good), 1, "and nothing kept");
     for index in [MSI, MSIX] {
         for action in [MASK, UNMASK] {
             let errno = set(&mut desk, EVENTFD | action, index, 0, 1, &[&good]);
@@ -451,6 +452,29 @@ fn a_reply_that_takes_an_eventfd_away_waits_for_the_epoch() {
         assert_eq!(set(&mut desk, flags, MSIX, 0, count, &[]), 0);
         assert_eq!(desk.session.epoch(), epoch + 1, "{flags:#x}");
     }
+}
+
+#[test]
+fn a_reply_that_forbids_messages_waits_for_the_epoch() {
+    let mut desk = desk();
+    enable_msix(&mut desk);
+    let mut begins = |region, offset, byte: u8| {
+        let epoch = desk.session.epoch();
+        assert_eq!(desk.write(region, offset, &[byte]), 0);
+        desk.session.epoch() != epoch
+    };
+    let (control, vector) = (MSIX_CAP + 3, 12);
+    assert!(begins(7, control, 0xc0), "function mask");
+    assert!(!begins(1, vector, 1), "nothing could be sent anyway");
+    assert!(!begins(1, vector, 0));
+    assert!(!begins(7, control, 0x80), "this permits");
+    assert!(begins(1, vector, 1), "vector mask");
+    assert!(!begins(1, vector, 1), "masked already");
+    assert!(!begins(1, vector, 0));
+    assert!(begins(7, 4, 3), "bus mastering");
+    assert!(!begins(7, 4, 7));
+    assert!(begins(7, control, 0), "MSI-X");
+    assert!(!begins(7, 0x3c, 9), "nothing to do with it");
 }
 
 // What raises

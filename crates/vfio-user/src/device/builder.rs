@@ -281,6 +281,8 @@ impl DeviceBuilder {
 
     /// Clients may map `areas` of memory BAR `bar`, or all of it if there are none: whole pages, in any order.
     /// `file`'s byte 0 is the BAR's byte 0; it is open for reading and writing and as long as the last area needs.
+    /// Clients get the file itself: make it a memfd that allows sealing, and it is sealed against being made shorter,
+    /// which would kill whoever touches what was cut off.
     ///
     /// A guest's accesses to mapped memory cause no message at all, so the device has to look at the memory by
     /// itself, which [`Server::region_mem`](crate::Server::region_mem) lends. Accesses that come by message all the

@@ -10,7 +10,7 @@ mod vector;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use bitflags::bitflags;
 use rustix::io::read;
@@ -344,8 +344,12 @@ impl IrqTable {
     }
 
     fn deliver(&self, index: u32) {
+        // One barrier for all: usually none of many vectors is pending.
+        fence(Ordering::SeqCst);
         for vector in self.vectors(index) {
-            vector.deliver(|| self.mode().sends(index));
+            if vector.is_pending() {
+                vector.deliver(|| self.mode().sends(index));
+            }
         }
     }
 }
