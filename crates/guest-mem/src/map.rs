@@ -99,6 +99,14 @@ impl GuestMem {
         }
     }
 
+    /// Whether a file behind this memory has shrunk, and zeros have taken its place: see [`sigbus`](crate::sigbus).
+    pub fn is_broken(&self) -> bool {
+        self.ranges.iter().any(|range| match &range.backing {
+            Backing::Mapped { mapping, .. } => mapping.is_broken(),
+            _ => false,
+        })
+    }
+
     /// Fills `to` from guest memory at `addr`; reads all bytes or none. (If a remote fails, some bytes of `to` may have
     /// been filled.)
     ///

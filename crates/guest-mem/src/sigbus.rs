@@ -39,6 +39,8 @@ pub(crate) struct Slot {
 
 /// The slot made last.
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+/// Faults that were survived.
+static FAULTS: AtomicUsize = AtomicUsize::new(0);
 /// Held while slots are taken and given back: never by the handler.
 static CHANGES: Mutex<()> = Mutex::new(());
 /// What SIGBUS did before.
@@ -74,6 +76,12 @@ pub fn install() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// How many faults were survived in this process so far: one load, to see whether it is worth asking
+/// [`GuestMem::is_broken`](crate::GuestMem::is_broken).
+pub fn faults() -> usize {
+    FAULTS.load(Ordering::Acquire)
 }
 
 impl Slot {
@@ -154,6 +162,7 @@ impl Slot {
             return false;
         }
         self.broken.store(true, Ordering::Release);
+        FAULTS.fetch_add(1, Ordering::Release);
         true
     }
 }

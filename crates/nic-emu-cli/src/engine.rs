@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use nic_emu::Time;
+use nic_emu::e1000::state::State;
 use nic_emu::e1000::{Control, ResetKind as ModelReset};
 use nic_emu::pci;
-use vfio_user::{Bar, Command, Device, Handler, Region, ResetKind};
+use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Region, ResetKind};
 
-use crate::nic::Joint;
+use crate::nic::{Joint, SavedQueues};
 
 /// The control of an 82540EM behind a vfio-user server.
 pub(crate) struct Engine {
@@ -73,6 +74,10 @@ impl Handler for Engine {
         self.joint.kick(self.control.set_bus_master(master));
     }
 
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+
     fn reset(&mut self, kind: ResetKind) {
         let kind = match kind {
             // The next hypervisor is not to find what the last one's guest left in the EEPROM.
@@ -80,7 +85,44 @@ impl Handler for Engine {
             _ => ModelReset::Bus,
         };
         self.joint.kick(self.control.reset(kind, self.now));
-        self.joint.line.update(self.now);
+        self.joint.update_line(self.now);
+    }
+}
+
+impl Migration for Engine {
+    fn stop(&mut self) {
+        self.joint.stop(true);
+    }
+
+    fn run(&mut self) {
+        self.joint.stop(false);
+    }
+
+    fn save(&mut self, to: &mut Vec<u8>) {
+        // The queues have passed the epoch of the stop. If not, there is nothing to save, and nobody will take that for a
+        // state.
+        let Some(SavedQueues { tx, rx, .. }) = self.joint.saved_queues() else {
+            return;
+        };
+        let control = self.control.save(self.now);
+        State { control, tx, rx }.encode(to);
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), InvalidState> {
+        match State::decode(state) {
+            Ok(State { control, tx, rx }) => {
+                self.joint.kick(self.control.restore(&control, self.now));
+                let generation = self.control.shared().generation();
+                self.joint.hand(Some(SavedQueues { tx, rx, generation }));
+                Ok(())
+            }
+            Err(error) => {
+                self.joint
+                    .kick(self.control.reset(ModelReset::Bus, self.now));
+                self.joint.hand(None);
+                Err(InvalidState(error.to_string()))
+            }
+        }
     }
 }
 

@@ -11,6 +11,12 @@ use vfio_user::ListenOptions;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
+    if let Err(error) = guest_mem::sigbus::install() {
+        // All goes well without it, as long as no hypervisor shrinks what it shares.
+        tracing::warn!(
+            "a hypervisor that shrinks its guest's memory will end this process: {error}"
+        );
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nic_emu::Time;
 use nic_emu::e1000::CountersSnapshot;
 use rustix::event::epoll::EventFlags;
-use vfio_user::{Accepted, Closed, Epoll, Event, Server};
+use vfio_user::{Accepted, Closed, Epoll, Event, Memory, Server};
 
 use super::joint::Joint;
 use crate::engine::Engine;
@@ -92,10 +92,17 @@ impl Control {
         true
     }
 
+    /// Whether the guest's memory has to be asked for.
+    pub(super) fn is_remote(&self) -> bool {
+        self.server.memory() == Memory::Remote
+    }
+
     /// Does what is due.
     pub(super) fn run_timers(&mut self, now: Time) {
         self.engine.set_now(now);
-        self.engine.run_timers();
+        if !self.joint.is_stopped() {
+            self.engine.run_timers();
+        }
         if self.listen_again.is_some_and(|at| at <= now) {
             self.listen_again = None;
             self.server.listen_again();
@@ -106,7 +113,7 @@ impl Control {
     /// Tells the model of the cable.
     pub(super) fn follow_cable(&mut self) {
         let cable = self.joint.cable();
-        if cable != self.cable {
+        if cable != self.cable && !self.joint.is_stopped() {
             self.cable = cable;
             self.engine.set_link(cable);
         }
@@ -122,6 +129,9 @@ impl Control {
 
     /// When this has to be called although nothing happens.
     pub(super) fn deadline(&self) -> Option<Time> {
+        if self.joint.is_stopped() {
+            return self.listen_again;
+        }
         let shared = self.joint.shared();
         let line = shared.irq.deadline();
         self.joint.arm(line);

@@ -1,22 +1,33 @@
 //! What the control and the queues of a NIC tell each other, from thread to thread if they live on two.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nic_emu::Time;
+use nic_emu::e1000::state::{RxState, TxState};
 use nic_emu::e1000::{Kick, Shared};
 use vfio_user::IrqTable;
 
 use super::bell::Bell;
 use super::line::Line;
 
-/// Atomics only. On one thread the two call each other and nobody rings; what passes between them is the same.
+/// The queues as they are saved and restored.
+#[derive(Clone, Debug)]
+pub(crate) struct SavedQueues {
+    /// The transmit queue.
+    pub(crate) tx: TxState,
+    /// The receive queue.
+    pub(crate) rx: RxState,
+    /// The generation under which they are to be restored; meaningless in those that were just saved.
+    pub(crate) generation: u64,
+}
+
+/// Atomics, and a box for saved queues that is opened in a migration only. On one thread the two call each other and nobody rings; what passes between them is the same.
 #[derive(Debug)]
 pub(crate) struct Joint {
     /// The NIC's name in logs.
     pub(crate) name: String,
-    /// The interrupt line.
-    pub(crate) line: Line,
+    line: Line,
     /// Wakes the thread that has the control.
     pub(crate) control: Bell,
     /// Wakes the thread that has the queues.
@@ -27,6 +38,11 @@ pub(crate) struct Joint {
     passed: AtomicU64,
     cable: AtomicBool,
     armed: AtomicU64,
+    stopped: AtomicBool,
+    /// What the stopped queues are.
+    saved: Mutex<Option<SavedQueues>>,
+    /// What the queues are to become.
+    handed: Mutex<Option<SavedQueues>>,
     recalled: AtomicBool,
     returned: AtomicBool,
     over: AtomicBool,
@@ -45,6 +61,9 @@ impl Joint {
             passed: AtomicU64::new(0),
             cable: AtomicBool::new(false),
             armed: AtomicU64::new(u64::MAX),
+            stopped: AtomicBool::new(false),
+            saved: Mutex::default(),
+            handed: Mutex::default(),
             recalled: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -114,7 +133,47 @@ impl Joint {
     /// Whether the interrupt line may change by itself before the control means to look at it.
     pub(crate) fn is_due_earlier(&self) -> bool {
         let due = self.shared.irq.deadline();
-        due.is_some_and(|due| due.0 < self.armed.load(SeqCst))
+        !self.is_stopped() && due.is_some_and(|due| due.0 < self.armed.load(SeqCst))
+    }
+
+    /// The NIC stops, with the next epoch, or goes on at once: see [`vfio_user::Migration`].
+    pub(crate) fn stop(&self, stop: bool) {
+        self.stopped.store(stop, SeqCst);
+        if !stop {
+            self.kick(Kick::TX | Kick::RX);
+        }
+    }
+
+    /// Whether the NIC is to stand still: it moves no frames and no interrupt line.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(SeqCst)
+    }
+
+    /// What the queues are at the moment, now that they stand still.
+    pub(crate) fn save_queues(&self, queues: SavedQueues) {
+        *lock(&self.saved) = Some(queues);
+    }
+
+    /// What the queues were when they passed the epoch in which the NIC was stopped.
+    pub(crate) fn saved_queues(&self) -> Option<SavedQueues> {
+        lock(&self.saved).clone()
+    }
+
+    /// Hands the queues what they are to become when they pass the next epoch.
+    pub(crate) fn hand(&self, queues: Option<SavedQueues>) {
+        *lock(&self.handed) = queues;
+    }
+
+    /// What the queues are to become, once.
+    pub(crate) fn take_handed(&self) -> Option<SavedQueues> {
+        lock(&self.handed).take()
+    }
+
+    /// Shows the guest the interrupt line as it is now, unless the NIC stands still.
+    pub(crate) fn update_line(&self, now: Time) {
+        if !self.is_stopped() {
+            self.line.update(now);
+        }
     }
 
     /// Calls the queues back to the control's thread, or lets them stay away.
@@ -158,4 +217,9 @@ impl Joint {
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(SeqCst)
     }
+}
+
+/// Nothing is left half done in the boxes by a thread that panics.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

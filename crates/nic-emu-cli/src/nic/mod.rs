@@ -25,7 +25,7 @@ use crate::engine::Engine;
 use crate::mac::MacAddr;
 use crate::shard::Shard;
 use control::Control;
-pub(crate) use joint::Joint;
+pub(crate) use joint::{Joint, SavedQueues};
 pub(crate) use queues::Queues;
 
 /// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
@@ -84,12 +84,15 @@ pub struct Nic {
     /// The thread that has the queues while they are not here.
     away: Option<JoinHandle<Option<Box<Queues>>>>,
     placement: Placement,
+    /// There was no thread to be had for the queues, and there is no use in asking at each turn.
+    refused: bool,
 }
 
 /// Where the queues of a NIC run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// On the thread of the control.
+    /// On the thread of the control, unless the hypervisor does not share the guest's memory: to ask for it means to
+    /// wait, and the control never waits.
     #[default]
     Together,
     /// On a thread of their own.
@@ -129,6 +132,7 @@ impl Nic {
             ))),
             away: None,
             placement: Placement::default(),
+            refused: false,
             joint,
         }
     }
@@ -159,7 +163,7 @@ impl Nic {
     pub(crate) fn start(&mut self, epoll: BorrowedFd<'_>, index: usize) -> io::Result<()> {
         self.token = (index as u64) << TOKEN_BITS;
         if let Some(queues) = &mut self.queues {
-            queues.start(epoll, self.token)?;
+            queues.start(epoll, self.token, self.control.is_none())?;
         }
         match &mut self.control {
             Some(control) => control.start(epoll, self.token),
@@ -218,7 +222,7 @@ impl Nic {
             control.follow_cable();
             control.watch(epoll)?;
         }
-        self.joint.line.update(now);
+        self.joint.update_line(now);
         if self.control.is_some() {
             self.place_queues(epoll)?;
         } else if self.joint.is_recalled() {
@@ -264,7 +268,7 @@ impl Nic {
                 control.ask();
             }
             if let Some(queues) = &mut self.queues
-                && queues.pass_epoch()
+                && queues.pass_epoch(now)
                 && self.control.is_none()
             {
                 self.joint.control.ring();
@@ -285,17 +289,22 @@ impl Nic {
 
     /// Sends the queues to a thread of their own, or calls them back, as things are.
     fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        let apart = self.placement == Placement::Apart;
+        let apart = self.placement == Placement::Apart
+            || self
+                .control
+                .as_ref()
+                .is_some_and(|control| control.is_remote());
         if apart && self.queues.is_some() {
             return self.send_queues_away(epoll);
         }
+        self.refused = false;
         if let Some(thread) = self.away.take_if(|_| self.joint.has_returned()) {
             // It has nothing left to do but to end.
             let returned = thread.join().ok().flatten();
             let mut queues = returned.ok_or_else(|| io::Error::other("its thread has died"))?;
             self.joint.recall(false);
             self.joint.return_queues(false);
-            queues.start(epoll, self.token)?;
+            queues.start(epoll, self.token, false)?;
             self.queues = Some(queues);
         } else if self.away.is_some() {
             self.joint.recall(!apart);
@@ -305,7 +314,7 @@ impl Nic {
 
     /// Gives the queues a thread of their own. If there is none to be had, they stay.
     fn send_queues_away(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        let Some(mut queues) = self.queues.take() else {
+        let Some(mut queues) = self.queues.take_if(|_| !self.refused) else {
             return Ok(());
         };
         let (hand_over, handed_over) = sync_channel::<Nic>(1);
@@ -320,6 +329,7 @@ impl Nic {
                     queues: Some(queues),
                     away: None,
                     placement: self.placement,
+                    refused: false,
                 };
                 hand_over
                     .send(part)
@@ -331,7 +341,7 @@ impl Nic {
                     nic = self.name(),
                     "no thread for the queues, they stay where they are: {error}"
                 );
-                self.placement = Placement::Together;
+                self.refused = true;
                 self.queues = Some(queues);
             }
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use guest_mem::{GuestMem, Published};
+use guest_mem::{GuestMem, Published, sigbus};
 use net_backend::{Backend, RxBuf};
 use nic_emu::Time;
 use nic_emu::common::frame::TxBurst;
@@ -13,7 +13,7 @@ use nic_emu::e1000::rx::RxQueue;
 use nic_emu::e1000::tx::{Fetch, TxQueue};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::joint::Joint;
+use super::joint::{Joint, SavedQueues};
 use super::{TOKEN_BACKEND, TOKEN_LINK};
 use crate::loopback;
 
@@ -33,6 +33,12 @@ pub(crate) struct Queues {
     published: Arc<Published<GuestMem>>,
     mem: Arc<GuestMem>,
     token: u64,
+    /// On a thread of their own, which may wait for memory that the hypervisor has to be asked for.
+    apart: bool,
+    /// The NIC stands still, and what the queues are is saved.
+    stopped: bool,
+    /// Faults in guest memory that were survived when this was last looked at.
+    faults: usize,
     /// The backend said that it has frames, and has not said since that it has none.
     rx_ready: bool,
     rx_enabled: bool,
@@ -59,9 +65,12 @@ impl Queues {
             tx,
             rx,
             backend,
-            mem: published.load(),
+            mem: Arc::new(GuestMem::empty()),
             published,
             token: 0,
+            apart: false,
+            stopped: false,
+            faults: sigbus::faults(),
             rx_ready: false,
             rx_enabled: false,
             tx_ready: false,
@@ -72,8 +81,15 @@ impl Queues {
     }
 
     /// Registers the backend with `epoll` under this token, and looks at everything once.
-    pub(super) fn start(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    pub(super) fn start(
+        &mut self,
+        epoll: BorrowedFd<'_>,
+        token: u64,
+        apart: bool,
+    ) -> io::Result<()> {
         self.token = token;
+        self.apart = apart;
+        self.load_memory();
         if let Some(fd) = self.backend.link_fd() {
             let data = EventData::new_u64(token | TOKEN_LINK);
             epoll::add(epoll, fd, data, EventFlags::IN)?;
@@ -113,15 +129,51 @@ impl Queues {
         );
     }
 
-    /// Lets go of everything that the control has taken away; returns whether there was anything.
-    pub(super) fn pass_epoch(&mut self) -> bool {
+    /// Lets go of everything that the control has taken away, takes over what it has handed; returns whether there was
+    /// anything.
+    pub(super) fn pass_epoch(&mut self, now: Time) -> bool {
         let asked = self.joint.asked();
         if asked == self.joint.passed() {
             return false;
         }
-        self.mem = self.published.load();
+        self.load_memory();
+        if let Some(queues) = self.joint.take_handed() {
+            self.tx.restore(&queues.tx, queues.generation);
+            self.rx.restore(&queues.rx, queues.generation);
+            // What waits in the backend is for this guest, whose receiver has been on.
+            self.rx_enabled = true;
+        }
+        if self.joint.is_stopped() {
+            self.stop(now);
+        }
         self.joint.pass(asked);
         true
+    }
+
+    fn load_memory(&mut self) {
+        let mem = self.published.load();
+        self.mem = match self.apart {
+            true => mem,
+            false => Arc::new(mem.nonblocking()),
+        };
+    }
+
+    /// Leaves guest memory and the backend alone from now on, and says what there is to be saved.
+    fn stop(&mut self, now: Time) {
+        let ended = self
+            .tx
+            .stop(&self.mem, now)
+            .and(self.rx.stop(&self.mem, now));
+        if ended.is_err() {
+            // Only memory that takes no writes before an epoch has passed, which no hypervisor's is.
+            tracing::warn!(nic = self.joint.name, "stopped in the middle of a batch");
+        }
+        self.joint.save_queues(SavedQueues {
+            tx: self.tx.save(),
+            rx: self.rx.save(),
+            generation: 0,
+        });
+        self.stopped = true;
     }
 
     /// Both queues, within their budgets. Returns whether there is more to do at once.
@@ -136,6 +188,14 @@ impl Queues {
             self.rx_ready = true;
         }
         let kick = self.joint.take_kick();
+        if self.stopped {
+            if self.joint.is_stopped() {
+                self.watch_backend(epoll)?;
+                return Ok(false);
+            }
+            self.stopped = false;
+            (self.tx_ready, self.rx_ready) = (true, true);
+        }
         self.tx_ready |= kick.intersects(Kick::TX | Kick::RESET);
         let tx_more = (self.tx_ready || self.tx_blocked) && self.transmit(now);
         let rx_kicked = kick.intersects(Kick::RX | Kick::RESET);
@@ -144,6 +204,7 @@ impl Queues {
         }
         let rx_more = (self.rx_ready || rx_kicked) && self.receive(now, rx_buf);
         self.watch_backend(epoll)?;
+        self.look_for_faults();
         Ok(tx_more || rx_more)
     }
 
@@ -216,6 +277,18 @@ impl Queues {
         self.rx_enabled = enabled;
     }
 
+    /// Says so if the hypervisor has shrunk the file of its guest's memory. Only this guest suffers.
+    fn look_for_faults(&mut self) {
+        let faults = sigbus::faults();
+        if std::mem::replace(&mut self.faults, faults) != faults && self.mem.is_broken() {
+            tracing::warn!(
+                nic = self.joint.name,
+                "the hypervisor has shrunk the file of its guest's memory: what was there is zeros from now on, and what \
+                 the NIC writes there is lost; start the guest again"
+            );
+        }
+    }
+
     /// Wakes up for the backend only if something would come of it: for frames if the guest receives and has buffers,
     /// for room if frames wait for it. A backend that cannot say when it has room has a deadline instead.
     fn watch_backend(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
@@ -228,10 +301,10 @@ impl Queues {
         };
         let stalled = self.rx_ready && !self.rx.has_room();
         let mut wanted = EventFlags::empty();
-        if self.rx_enabled && !stalled {
+        if self.rx_enabled && !stalled && !self.stopped {
             wanted |= EventFlags::IN;
         }
-        if self.tx_blocked && self.backend.wants_writable() {
+        if self.tx_blocked && self.backend.wants_writable() && !self.stopped {
             wanted |= EventFlags::OUT;
         }
         if self.watched == Some(wanted) || (self.watched.is_none() && wanted.is_empty()) {
