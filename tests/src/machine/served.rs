@@ -14,7 +14,7 @@ use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Counters, Port, RxBuf, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::{Features, Offload, RxFrame, TxBurst};
-use nic_emu_cli::{MacAddr, Nic, Report, Shard};
+use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::{ListenOptions, Listener};
 
@@ -32,6 +32,15 @@ impl Daemon {
     ///
     /// If the machine has no descriptors, threads or temporary folders left.
     pub fn start(addresses: &[[u8; 6]]) -> (Self, Vec<Cable>) {
+        Self::placed(addresses, Placement::Together)
+    }
+
+    /// As [`start`](Self::start), with the NICs' queues at this place.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn placed(addresses: &[[u8; 6]], placement: Placement) -> (Self, Vec<Cable>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (stop, stopped) = UnixStream::pair().expect("a socket pair");
         let mut shard = Shard::new(stopped).expect("an event loop");
@@ -47,7 +56,9 @@ impl Daemon {
             let (plug, cable) = cable().expect("an eventfd");
             let name = format!("nic{index}");
             let nic = Nic::new(name, MacAddr(*mac), listener, Box::new(plug));
-            shard.add(nic).expect("a NIC that can be watched");
+            shard
+                .add(nic.placed(placement))
+                .expect("a NIC that can be watched");
             cables.push(cable);
         }
         let thread = std::thread::Builder::new().name("shard".into());
@@ -210,12 +221,24 @@ impl Served {
     ///
     /// If it cannot be connected to.
     pub fn connect(daemon: &Daemon, index: usize, cable: Cable) -> Self {
-        let bus = Socket::connect(daemon.socket(index)).expect("a server that answers");
+        Self::over(
+            Socket::connect(daemon.socket(index)).expect("a server that answers"),
+            cable,
+        )
+    }
+
+    /// A NIC that is connected.
+    pub fn over(bus: Socket, cable: Cable) -> Self {
         Self {
             bus,
             cable,
             _daemon: None,
         }
+    }
+
+    /// Unplugs the guest; the cable stays for the next one.
+    pub fn unplug(self) -> Cable {
+        self.cable
     }
 }
 

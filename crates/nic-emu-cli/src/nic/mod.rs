@@ -224,7 +224,9 @@ impl Nic {
         }
         self.joint.update_line(now);
         if self.control.is_some() {
-            self.place_queues(epoll)?;
+            if self.place_queues(epoll)? {
+                return Ok(Turn::More);
+            }
         } else if self.joint.is_recalled() {
             return Ok(Turn::Leave);
         } else if self.joint.is_due_earlier() {
@@ -287,17 +289,19 @@ impl Nic {
         }
     }
 
-    /// Sends the queues to a thread of their own, or calls them back, as things are.
-    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sends the queues to a thread of their own, or calls them back, as things are. Whether they have just come home:
+    /// they know nothing of what was asked of them on the way.
+    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<bool> {
         let apart = self.placement == Placement::Apart
             || self
                 .control
                 .as_ref()
                 .is_some_and(|control| control.is_remote());
         if apart && self.queues.is_some() {
-            return self.send_queues_away(epoll);
+            self.send_queues_away(epoll)?;
+            return Ok(false);
         }
-        self.refused = false;
+        self.refused &= apart;
         if let Some(thread) = self.away.take_if(|_| self.joint.has_returned()) {
             // It has nothing left to do but to end.
             let returned = thread.join().ok().flatten();
@@ -306,10 +310,12 @@ impl Nic {
             self.joint.return_queues(false);
             queues.start(epoll, self.token, false)?;
             self.queues = Some(queues);
-        } else if self.away.is_some() {
+            return Ok(true);
+        }
+        if self.away.is_some() {
             self.joint.recall(!apart);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Gives the queues a thread of their own. If there is none to be had, they stay.

@@ -89,6 +89,7 @@ impl Queues {
     ) -> io::Result<()> {
         self.token = token;
         self.apart = apart;
+        self.watched = None;
         self.load_memory();
         if let Some(fd) = self.backend.link_fd() {
             let data = EventData::new_u64(token | TOKEN_LINK);
