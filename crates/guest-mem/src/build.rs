@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::dirty::DirtyLog;
 use crate::map::{Access, Backing, GuestMem, Range};
-use crate::mapping::Mapping;
+use crate::mapping::{Host, Mapping};
 use crate::remote::Remote;
 
 /// A memory map that cannot be built.
@@ -78,6 +78,7 @@ impl Builder {
             start,
             last,
             access,
+            host: Host::NONE,
             backing,
         });
         self
@@ -90,7 +91,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(mut self) -> Result<GuestMem, BuildError> {
         self.ranges.sort_by_key(|range| range.start);
-        for range in &self.ranges {
+        for range in &mut self.ranges {
             if range.last < range.start || (range.start == 0 && range.last == u64::MAX) {
                 return Err(BuildError::BadRange(range.start));
             }
@@ -102,6 +103,7 @@ impl Builder {
                 if !fits || (range.access == Access::ReadWrite && !mapping.writable()) {
                     return Err(BuildError::BadMapping(range.start));
                 }
+                range.host = Host::new(mapping, *offset);
             }
         }
         if let Some(pair) = self

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use crate::access::{self, GuestSlice};
 use crate::build::Builder;
 use crate::dirty::DirtyLog;
-use crate::mapping::Mapping;
+use crate::mapping::{Host, Mapping};
 use crate::remote::{DmaError, Remote};
 
 /// What a device may do with a range, and what it is about to do.
@@ -37,6 +37,8 @@ pub(crate) struct Range {
     /// Last address, inclusive: a range may end at the top of the address space.
     pub(crate) last: u64,
     pub(crate) access: Access,
+    /// Where `start` is in this process, if it is mapped.
+    pub(crate) host: Host,
     pub(crate) backing: Backing,
 }
 
@@ -401,14 +403,12 @@ impl GuestMem {
         while left > 0 {
             let range = self.range(at, access).ok_or(unreachable)?;
             let n = left.min(range.last - at + 1);
-            let piece = match &range.backing {
-                Backing::Mapped { mapping, offset } => {
-                    Piece::Mapped(mapping.at(offset + (at - range.start)))
-                }
-                Backing::Remote(remote) if !(self.nonblocking && remote.blocks()) => {
+            let piece = match (range.host.at(at - range.start), &range.backing) {
+                (Some(ptr), _) => Piece::Mapped(ptr),
+                (None, Backing::Remote(remote)) if !(self.nonblocking && remote.blocks()) => {
                     Piece::Remote(&**remote)
                 }
-                Backing::Remote(_) | Backing::Unreachable => return Err(unreachable),
+                (None, _) => return Err(unreachable),
             };
             each(piece, at, usize::try_from(n).map_err(|_| unreachable)?)?;
             left -= n;
@@ -423,10 +423,7 @@ impl GuestMem {
     #[inline]
     fn find(&self, addr: u64, access: Access) -> Option<(*mut u8, u64)> {
         let range = self.range(addr, access)?;
-        let Backing::Mapped { mapping, offset } = &range.backing else {
-            return None;
-        };
-        let ptr = mapping.at(offset + (addr - range.start));
+        let ptr = range.host.at(addr - range.start)?;
         Some((ptr, range.last - addr + 1))
     }
 

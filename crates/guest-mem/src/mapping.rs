@@ -145,6 +145,31 @@ impl Mapping {
     }
 }
 
+/// Where a range of guest memory is in this process, looked up once so that an access need not; null if it is not there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host(*mut u8);
+
+// SAFETY: an address, as good on any thread as on the one that looked it up.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// Nowhere.
+    pub(crate) const NONE: Self = Self(ptr::null_mut());
+
+    /// Byte `offset` of `mapping`, which whoever holds this holds too.
+    pub(crate) fn new(mapping: &Mapping, offset: u64) -> Self {
+        Self(mapping.at(offset))
+    }
+
+    /// The byte `offset` bytes further, which has to be in the same range.
+    #[inline]
+    pub(crate) fn at(self, offset: u64) -> Option<*mut u8> {
+        (!self.0.is_null()).then(|| self.0.wrapping_add(offset as usize))
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
