@@ -89,7 +89,7 @@ impl Setup {
         guest.record("ready", PATIENCE)?;
         Ok(Running {
             guest,
-            far: Far::Ours(cables.remove(0)),
+            far: Far::Ours(Box::new(cables.remove(0))),
             relay,
             _daemon: Some(daemon),
         })
@@ -98,7 +98,7 @@ impl Setup {
 
 /// The far end of the device's cable.
 enum Far {
-    Ours(Cable),
+    Ours(Box<Cable>),
     Qemus(StreamCable),
 }
 
