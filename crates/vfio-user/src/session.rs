@@ -352,6 +352,13 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    /// Nobody answers any more whoever waits for the client.
+    fn drop(&mut self) {
+        self.state.remote.disconnect();
+    }
+}
+
 impl State {
     /// Whether requests stay where they are: too many replies wait, or what was done last has to be over first.
     fn must_wait(&self) -> bool {

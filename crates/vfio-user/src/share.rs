@@ -88,7 +88,7 @@ impl State {
         }
         self.share.rounds += 1;
         self.share.agreed.clear();
-        if self.remote.prepare().is_ok() && self.share.asked.is_none() {
+        if self.share.asked.is_none() {
             self.ask_next_sample();
         }
     }

@@ -220,6 +220,19 @@ fn a_client_that_leaves_ends_all_waiting() {
 }
 
 #[test]
+fn a_server_that_ends_ends_all_waiting() {
+    let rig = Rig::start();
+    let mut peer = Peer::qemu(&rig.path);
+    map(&mut peer, 0, 0x1000);
+    let start = Instant::now();
+    let reader = read(&rig, 0, 4);
+    let _ = asked(&mut peer, command::DMA_READ);
+    drop(rig);
+    assert!(reader.join().unwrap().is_err());
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
 fn replies_that_nobody_asked_for() {
     let rig = Rig::start();
     let mut peer = Peer::qemu(&rig.path);
