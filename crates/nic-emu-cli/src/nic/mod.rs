@@ -326,6 +326,12 @@ impl Nic {
         let (hand_over, handed_over) = sync_channel::<Nic>(1);
         match self.hire(handed_over, epoll) {
             Ok(thread) => {
+                if self.placement == Placement::Together {
+                    tracing::info!(
+                        nic = self.name(),
+                        "asks its hypervisor for the guest's memory, on a thread of its own"
+                    );
+                }
                 queues.leave(epoll)?;
                 let part = Nic {
                     joint: self.joint.clone(),
