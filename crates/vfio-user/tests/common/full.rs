@@ -110,6 +110,7 @@ pub fn device() -> (Device, Arc<OwnedFd>) {
         .msix(20, 4, 0, 4, 0x1000)
         .intx(1)
         .err_irq()
+        .req_irq()
         .mappable(2, memfd(0x4000), &[window])
         .ioeventfd(0, 0x10, 4, Some(doorbell.clone()), 0, 0)
         .ioeventfd(0, 0x20, 4, Some(doorbell.clone()), 1, 7)
