@@ -1,5 +1,6 @@
 //! Which pages of guest memory a device has written, for a hypervisor that migrates the guest.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
@@ -35,8 +36,8 @@ struct Logged {
     start: u64,
     /// Last address, inclusive.
     last: u64,
-    /// A bit for each page from that of `start` to that of `last`.
-    bits: Box<[AtomicU64]>,
+    /// A bit for each page from that of `start` to that of `last`. Logs of one memory map after the other share them.
+    bits: Arc<Box<[AtomicU64]>>,
 }
 
 /// One bit for each page of some ranges of guest memory, set by those who write and taken by whoever reports.
@@ -55,11 +56,25 @@ impl DirtyLog {
     ///
     /// # Errors
     ///
-    /// [`LogError::PageSize`], [`LogError::BadRange`].
+    /// [`LogError::PageSize`], [`LogError::BadRange`], [`LogError::TooLarge`].
     pub fn new(ranges: &[(u64, u64)], page_size: u64) -> Result<Self, LogError> {
+        let none = Self {
+            ranges: Box::default(),
+            shift: page_size.trailing_zeros(),
+        };
         if !page_size.is_power_of_two() || page_size < MIN_PAGE_SIZE {
             return Err(LogError::PageSize(page_size));
         }
+        none.continued(ranges)
+    }
+
+    /// A log of other ranges, which goes on with what this one knows and will know of those that both have: whoever still
+    /// writes to this one is heard there as well. Costs nothing for those ranges.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::BadRange`], [`LogError::TooLarge`].
+    pub fn continued(&self, ranges: &[(u64, u64)]) -> Result<Self, LogError> {
         let mut sorted = Vec::with_capacity(ranges.len());
         for &(start, len) in ranges {
             let last = len.checked_sub(1).and_then(|n| start.checked_add(n));
@@ -69,7 +84,7 @@ impl DirtyLog {
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].1 >= pair[1].0) {
             return Err(LogError::BadRange(pair[1].0));
         }
-        let shift = page_size.trailing_zeros();
+        let shift = self.shift;
         let mut total = 0_u64;
         let ranges = sorted.into_iter().map(|(start, last)| {
             let pages = (last >> shift) - (start >> shift) + 1;
@@ -77,9 +92,17 @@ impl DirtyLog {
             if total > MAX_PAGES {
                 return Err(LogError::TooLarge);
             }
+            if let Ok(same) = self
+                .ranges
+                .binary_search_by_key(&start, |range| range.start)
+                && self.ranges[same].last == last
+            {
+                let bits = self.ranges[same].bits.clone();
+                return Ok(Logged { start, last, bits });
+            }
             let words = pages.div_ceil(64) as usize;
             let bits = <[AtomicU64]>::new_box_zeroed_with_elems(words);
-            let bits = bits.map_err(|_| LogError::TooLarge)?;
+            let bits = Arc::new(bits.map_err(|_| LogError::TooLarge)?);
             Ok(Logged { start, last, bits })
         });
         Ok(Self {

@@ -155,3 +155,42 @@ fn no_write_is_lost_between_mark_and_report() {
         }
     });
 }
+
+fn report(log: &DirtyLog, iova: u64, pages: u64) -> u64 {
+    let mut bits = [0];
+    log.report(iova, pages << 12, &mut bits).unwrap();
+    bits[0]
+}
+
+#[test]
+fn a_log_goes_on_over_a_change_of_the_map() {
+    let old = DirtyLog::new(&[(0, 0x4000), (0x1_0000, 0x4000)], 4096).unwrap();
+    old.mark(0x1000, 1);
+    old.mark(0x1_0000, 1);
+    let new = old.continued(&[(0, 0x4000), (0x8000, 0x4000)]).unwrap();
+    assert_eq!(new.page_size(), 4096);
+    old.mark(0x2000, 1);
+    new.mark(0x3000, 1);
+    new.mark(0x8000, 1);
+    assert_eq!(report(&new, 0, 4), 0b1110, "by whomever it was noted");
+    assert_eq!(report(&old, 0, 4), 0, "and taken once");
+    assert_eq!(report(&new, 0x8000, 4), 1);
+    let gone = LogError::NotLogged(0x1_0000);
+    assert_eq!(new.report(0x1_0000, 4096, &mut [0]), Err(gone));
+    assert_eq!(report(&old, 0x1_0000, 4), 1, "who still has it knows");
+    let back = new.continued(&[(0, 0x4000), (0x1_0000, 0x4000)]).unwrap();
+    assert_eq!(report(&back, 0x1_0000, 4), 0, "what comes back is clean");
+}
+
+#[test]
+fn a_range_of_another_size_is_another_range() {
+    let old = DirtyLog::new(&[(0, 0x4000)], 4096).unwrap();
+    old.mark(0, 0x4000);
+    let new = old.continued(&[(0, 0x2000)]).unwrap();
+    assert_eq!(report(&new, 0, 2), 0);
+    assert_eq!(old.continued(&[(0, 0)]).err(), Some(LogError::BadRange(0)));
+    assert_eq!(
+        old.continued(&[(0, 8 << 40)]).err(),
+        Some(LogError::TooLarge)
+    );
+}

@@ -2,9 +2,9 @@
 //! "VFIO_DEVICE_FEATURE_DMA_LOGGING_START" and what follows, and "VFIO_USER_DMA_UNMAP").
 //!
 //! All that is mapped is logged, whatever ranges the client asks for. The log is part of the published memory map, so
-//! queues pass an epoch when it comes and goes. While pages are logged, nothing further is executed after a change of
-//! the map before queues have let go of the old one: then what they have noted in an old log is moved to the new one,
-//! and the pages of a range that is gone are complete.
+//! queues pass an epoch when it comes and goes; over a change of the map, what they still note in the old log counts.
+//! The pages of a range that is unmapped are complete once queues have let go of it: until then nothing further is
+//! executed.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,23 +15,27 @@ use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::session::{State, parse};
-use crate::wire::dma_unmap_flags::{ALL, GET_DIRTY_BITMAP};
+use crate::wire::dma_unmap_flags::GET_DIRTY_BITMAP;
 use crate::wire::{
     DirtyBitmap, DmaMap, DmaUnmap, Feature, Header, LoggingRange, LoggingReport, LoggingStart,
     MAX_DATA,
 };
 
-/// Pages that are taken out of a log at once.
-const CHUNK: usize = 1 << 18;
-
-/// What is logged, and what has to be done when queues have passed the epoch that is waited for.
+/// What is logged.
 #[derive(Debug, Default)]
 pub(crate) struct Tracking {
     log: Option<Arc<DirtyLog>>,
-    /// The log that queues may still write to.
-    old: Option<Arc<DirtyLog>>,
-    /// An unmapping whose pages are to be told, or only to be forgotten.
-    unmapped: Option<(Header, DmaUnmap, Option<DirtyBitmap>)>,
+    /// An unmapping whose reply waits for its pages.
+    unmapped: Option<Unmapped>,
+}
+
+#[derive(Debug)]
+struct Unmapped {
+    header: Header,
+    request: DmaUnmap,
+    bitmap: DirtyBitmap,
+    /// The log that still has the range.
+    log: Arc<DirtyLog>,
 }
 
 impl State {
@@ -60,7 +64,8 @@ impl State {
             };
         }
         start.page_size = start.page_size.max(MIN_PAGE_SIZE);
-        self.set_log(start.page_size)?;
+        let ranges: Vec<_> = self.dma.ranges().collect();
+        self.set_log(DirtyLog::new(&ranges, start.page_size))?;
         self.begin_epoch();
         debug!(page_size = start.page_size, "logging dirty pages");
         Ok(start)
@@ -70,7 +75,6 @@ impl State {
     pub(crate) fn stop_logging(&mut self) {
         if self.tracking.log.take().is_some() {
             self.dma.set_dirty_log(None);
-            self.dma.publish();
             self.begin_epoch();
             debug!("dirty pages are not logged any more");
         }
@@ -90,7 +94,7 @@ impl State {
             page_size,
         } = report;
         let log = self.tracking.log.clone().ok_or(Errno::INVAL)?;
-        let words = bitmap_words(length, page_size)?;
+        let words = bitmap_words(&log, length, page_size)?;
         let size = size_of::<Feature>() + size_of::<LoggingReport>() + 8 * words;
         if (request.argsz as usize) < size {
             return Err(Errno::INVAL);
@@ -107,12 +111,9 @@ impl State {
     pub(crate) fn dma_map(&mut self, request: &DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
         let before = self.dma.len();
         self.dma.map(request, fd)?;
-        let grew = self.dma.len() > before;
-        let Some(log) = self.tracking.log.clone().filter(|_| grew) else {
-            self.begin_epoch();
-            return Ok(());
-        };
-        if let Err(errno) = self.set_log(log.page_size()) {
+        if self.dma.len() > before
+            && let Err(errno) = self.continue_log()
+        {
             let undo = DmaUnmap {
                 argsz: size_of::<DmaUnmap>() as u32,
                 flags: 0,
@@ -122,15 +123,14 @@ impl State {
             let _ = self.dma.unmap(&undo);
             return Err(errno);
         }
-        self.tracking.old = Some(log);
-        self.wait_for_queues();
+        self.begin_epoch();
         Ok(())
     }
 
     /// DMA_UNMAP, with the pages that were written if the client asks for them.
     pub(crate) fn dma_unmap(&mut self, header: &Header, payload: &[u8]) -> Result<(), Errno> {
         let request: DmaUnmap = parse(payload)?;
-        let bitmap = match request.flags {
+        let dirty = match request.flags {
             GET_DIRTY_BITMAP => Some(self.dirty_bitmap(&request, payload)?),
             flags if flags & GET_DIRTY_BITMAP != 0 => return Err(Errno::INVAL),
             _ => None,
@@ -139,88 +139,89 @@ impl State {
             flags: request.flags & !GET_DIRTY_BITMAP,
             ..request
         })?;
-        if let Some(log) = &self.tracking.log {
-            if request.flags & ALL != 0 {
-                // Nothing is left to log.
-                self.set_log(log.page_size())?;
+        self.continue_log()?;
+        match dirty {
+            Some((log, bitmap)) => {
+                self.tracking.unmapped = Some(Unmapped {
+                    header: *header,
+                    request,
+                    bitmap,
+                    log,
+                });
+                self.wait_for_queues();
             }
-            self.tracking.unmapped = Some((*header, request, bitmap));
-            self.dma.publish();
-            self.wait_for_queues();
-        } else {
-            self.begin_epoch();
-            self.reply(header, &request);
+            None => {
+                self.begin_epoch();
+                self.reply(header, &request);
+            }
         }
         Ok(())
     }
 
     /// Checks what is to come back with an unmapping.
-    fn dirty_bitmap(&self, request: &DmaUnmap, payload: &[u8]) -> Result<DirtyBitmap, Errno> {
+    fn dirty_bitmap(
+        &self,
+        request: &DmaUnmap,
+        payload: &[u8],
+    ) -> Result<(Arc<DirtyLog>, DirtyBitmap), Errno> {
         let bitmap: DirtyBitmap = parse(&payload[size_of::<DmaUnmap>()..])?;
         let fixed = (size_of::<DmaUnmap>() + size_of::<DirtyBitmap>()) as u64;
-        let words = bitmap_words(request.size, bitmap.pgsize)?;
-        let sound = self.tracking.log.is_some()
-            && bitmap.size == 8 * words as u64
-            && u64::from(request.argsz) >= fixed + bitmap.size;
+        let log = self.tracking.log.clone().ok_or(Errno::INVAL)?;
+        let words = bitmap_words(&log, request.size, bitmap.pgsize)?;
+        let sound =
+            bitmap.size == 8 * words as u64 && u64::from(request.argsz) >= fixed + bitmap.size;
         match sound {
-            true => Ok(bitmap),
+            true => Ok((log, bitmap)),
             false => Err(Errno::INVAL),
         }
     }
 
     /// Queues have passed the epoch that was waited for.
     pub(crate) fn queues_waited_for(&mut self) {
-        let Some(log) = &self.tracking.log else {
+        let Some(unmapped) = self.tracking.unmapped.take() else {
             return;
         };
-        if let Some(old) = self.tracking.old.take() {
-            for (iova, size) in self.dma.ranges() {
-                for_each_dirty(&old, iova, size, |page| log.mark(page, 1));
-            }
-        }
-        if let Some((header, request, bitmap)) = self.tracking.unmapped.take() {
-            let DmaUnmap { iova, size, .. } = request;
-            match bitmap {
-                Some(bitmap) => {
-                    let words = (bitmap.size / 8) as usize;
-                    let bits = take(log, iova, size, bitmap.pgsize, words);
-                    let reply = [request.as_bytes(), bitmap.as_bytes(), bits.as_bytes()].concat();
-                    self.reply(&header, &reply[..]);
-                }
-                None => {
-                    // Whoever maps there next has written nothing.
-                    if size > 0 {
-                        for_each_dirty(log, iova, size, |_| {});
-                    }
-                    self.reply(&header, &request);
-                }
-            }
-        }
+        let Unmapped {
+            header,
+            request,
+            bitmap,
+            log,
+        } = unmapped;
+        let words = (bitmap.size / 8) as usize;
+        let bits = take(&log, request.iova, request.size, bitmap.pgsize, words);
+        let reply = [request.as_bytes(), bitmap.as_bytes(), bits.as_bytes()].concat();
+        self.reply(&header, &reply[..]);
     }
 
-    /// Logs what is mapped now.
-    fn set_log(&mut self, page_size: u64) -> Result<(), Errno> {
+    /// Logs what is mapped now, if anything is logged.
+    fn continue_log(&mut self) -> Result<(), Errno> {
+        let Some(log) = self.tracking.log.clone() else {
+            return Ok(());
+        };
         let ranges: Vec<_> = self.dma.ranges().collect();
-        let log = DirtyLog::new(&ranges, page_size).map_err(|error| match error {
+        self.set_log(log.continued(&ranges))
+    }
+
+    fn set_log(&mut self, log: Result<DirtyLog, LogError>) -> Result<(), Errno> {
+        let log = Arc::new(log.map_err(|error| match error {
             LogError::TooLarge => Errno::NOSPC,
             _ => Errno::INVAL,
-        })?;
-        let log = Arc::new(log);
+        })?);
         self.dma.set_dirty_log(Some(log.clone()));
-        self.dma.publish();
         self.tracking.log = Some(log);
         Ok(())
     }
 }
 
-/// 64-bit words of the bitmap of a range; what is too much for one message is too much.
-fn bitmap_words(length: u64, page_size: u64) -> Result<usize, Errno> {
+/// 64-bit words of the bitmap of a range. What is too much for one message is too much, in pages of the log as well: it
+/// takes time.
+fn bitmap_words(log: &DirtyLog, length: u64, page_size: u64) -> Result<usize, Errno> {
     if length == 0 || !page_size.is_power_of_two() {
         return Err(Errno::INVAL);
     }
-    let words = length.div_ceil(page_size).div_ceil(64);
+    let words = length.div_ceil(page_size.min(log.page_size())).div_ceil(64);
     match words <= MAX_DATA as u64 / 8 {
-        true => Ok(words as usize),
+        true => Ok(length.div_ceil(page_size).div_ceil(64) as usize),
         false => Err(Errno::INVAL),
     }
 }
@@ -228,42 +229,24 @@ fn bitmap_words(length: u64, page_size: u64) -> Result<usize, Errno> {
 /// Takes the bits of a range out of the log, in pages of another size: larger ones are dirty if a part is, smaller ones
 /// if the whole is.
 fn take(log: &DirtyLog, iova: u64, length: u64, page_size: u64, words: usize) -> Vec<u64> {
-    let mut bitmap = vec![0; words];
-    let last = iova + (length - 1);
-    for_each_dirty(log, iova, length, |page| {
-        let end = (page | (log.page_size() - 1)).min(last);
-        for n in (page.max(iova) - iova) / page_size..=(end - iova) / page_size {
-            bitmap[(n / 64) as usize] |= 1 << (n % 64);
-        }
-    });
-    bitmap
-}
-
-/// Takes the bits of a range out of the log; calls with the address of each page that was dirty. What is not logged is
-/// passed over.
-fn for_each_dirty(log: &DirtyLog, iova: u64, length: u64, mut each: impl FnMut(u64)) {
-    let page_size = log.page_size();
-    let last = iova + (length - 1);
-    let mut bitmap = vec![0; CHUNK.min((length / page_size) as usize + 2).div_ceil(64)];
-    let mut at = iova;
-    loop {
-        let page = at & !(page_size - 1);
-        let span = page_size.saturating_mul(CHUNK as u64);
-        let end = page.saturating_add(span - 1).min(last);
-        if log.report(at, end - at + 1, &mut bitmap).is_ok() {
-            for (word, bits) in bitmap.iter().enumerate() {
-                let mut bits = *bits;
-                while bits != 0 {
-                    let n = 64 * word as u64 + u64::from(bits.trailing_zeros());
-                    bits &= bits - 1;
-                    each(page + n * page_size);
-                }
-            }
-            bitmap.fill(0);
-        }
-        if end == last {
-            return;
-        }
-        at = end + 1;
+    let (mut bitmap, last) = (vec![0; words], iova + (length - 1));
+    // The pages of the log, counted from that of `iova`.
+    let logged = log.page_size();
+    let first = iova & !(logged - 1);
+    let mut pages = vec![0; ((last - first) / logged) as usize / 64 + 1];
+    if log.report(iova, length, &mut pages).is_err() {
+        // Nothing is reported before it is known to be logged.
+        return bitmap;
     }
+    for (at, mut bits) in (0..).zip(pages) {
+        while bits != 0 {
+            let page = first + (64 * at + u64::from(bits.trailing_zeros())) * logged;
+            bits &= bits - 1;
+            let end = (page | (logged - 1)).min(last);
+            for n in (page.max(iova) - iova) / page_size..=(end - iova) / page_size {
+                bitmap[(n / 64) as usize] |= 1 << (n % 64);
+            }
+        }
+    }
+    bitmap
 }

@@ -61,6 +61,17 @@
 //! clients that answer DMA_READ this is found out when the guest enables bus mastering, by comparing a few pages; such
 //! a file is not used any further.
 //!
+//! # Migration
+//!
+//! A device whose handler has a [`Migration`] can be moved to another server by a client that asks for it: it is
+//! stopped, its state read in pieces, written to a device of the same description elsewhere, and continued there. The
+//! server keeps the states of the protocol, saves configuration space and what is pending of MSI and MSI-X, and checks
+//! that the bytes are whole; what else the device knows is the handler's. A transition that stops the device is answered
+//! when all queues have passed its epoch, and nothing is executed before: [`Migration::save`] finds them at rest. Bytes
+//! that are no state of this device leave it in the ERROR state of the protocol until it is reset; nobody else notices.
+//!
+//! Meanwhile the client may have all pages logged that the device writes through [`Server::mem`].
+//!
 //! # Where it differs from libvfio-user
 //!
 //! What the tests of libvfio-user (the C library of the protocol's authors) ask of a server is done, except where a
@@ -80,6 +91,10 @@
 //! * An eventfd that comes with UNMASK for INTx is kept, and lets the line rise again when it is signalled.
 //! * A message that is [raised](IrqTable::raise) while its vector is masked or has no eventfd is not refused but stays
 //!   pending, and one of a vector that does not exist is ignored.
+//! * A reset is let through in every state of a migration: it is the only way out of ERROR.
+//! * A feature that does not exist, or of a device that cannot be migrated, is answered ENOTTY, as Linux answers.
+//! * The page size of a dirty log is a hint: below 4096 it becomes that, and the reply says so. Any part of what is mapped
+//!   can be reported, memory without a descriptor included.
 //! * Bits of configuration space that cannot be written ignore what is written, those of power management included;
 //!   MSI-X's control can be written by accesses of any size.
 

@@ -8,6 +8,7 @@
 
 pub mod full;
 pub mod idle;
+pub mod moving;
 pub mod peer;
 
 use std::os::fd::{AsFd, OwnedFd};
