@@ -95,10 +95,18 @@ impl GuestMem {
     /// The same map for a thread that may not wait: ranges whose [`Remote`] blocks are unreachable in it.
     #[must_use]
     pub fn nonblocking(&self) -> Self {
+        let quick = |remote: &&Arc<dyn Remote>| !remote.blocks();
         Self {
+            remotes: self.remotes.iter().filter(quick).cloned().collect(),
             nonblocking: true,
             ..self.clone()
         }
+    }
+
+    /// Whether there is nobody to ask: [`reach`](Self::reach) answers [`Reach::Mapped`] for all that can be reached.
+    #[inline]
+    pub fn has_no_remotes(&self) -> bool {
+        self.remotes.is_empty()
     }
 
     /// Whether a file behind this memory has shrunk, and zeros have taken its place: see [`sigbus`](crate::sigbus).
@@ -318,9 +326,6 @@ impl GuestMem {
     /// was written can arrive any more, and nobody waits for it.
     pub fn flush(&self) -> Result<(), DmaError> {
         for remote in &*self.remotes {
-            if self.nonblocking && remote.blocks() {
-                continue;
-            }
             match remote.flush() {
                 Ok(()) | Err(DmaError::Unreachable { .. }) => {}
                 Err(DmaError::Interrupted) => return Err(DmaError::Interrupted),

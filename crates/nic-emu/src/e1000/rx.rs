@@ -93,9 +93,6 @@ struct Batch {
     moved: bool,
     /// A frame is held because of an epoch.
     interrupted: bool,
-    descriptors: Descriptors,
-    /// Where the parts of a frame are joined, for a buffer that is not mapped.
-    scratch: Vec<u8>,
     causes: u32,
     good: Tally,
     /// Everything that arrived, wanted or not.
@@ -112,9 +109,8 @@ pub struct RxQueue {
     held: Option<Held>,
     /// Bytes of the held frame; exists from its first use and never outgrows a super-frame.
     held_bytes: Vec<u8>,
-    /// Belongs to the batch while there is one, and so does `scratch`.
+    /// Those of the batch.
     descriptors: Descriptors,
-    scratch: Vec<u8>,
     batch: Option<Batch>,
 }
 
@@ -128,7 +124,6 @@ impl RxQueue {
             held: None,
             held_bytes: Vec::new(),
             descriptors: Descriptors::default(),
-            scratch: Vec::new(),
             batch: None,
         }
     }
@@ -295,7 +290,7 @@ impl RxQueue {
         } = &*self.shared;
         let written = batch
             .ring
-            .map_or(Ok(()), |ring| batch.descriptors.flush(mem, ring));
+            .map_or(Ok(()), |ring| self.descriptors.flush(mem, ring));
         if let Err(DmaError::Unreachable { .. }) = written {
             counters.dma_unreachable.add(1);
         }
@@ -304,8 +299,6 @@ impl RxQueue {
             self.batch = Some(batch);
             return Err(Interrupted);
         }
-        self.descriptors = std::mem::take(&mut batch.descriptors);
-        self.scratch = std::mem::take(&mut batch.scratch);
         if batch.moved {
             regs.set(Reg::RDH, batch.head);
         }
@@ -343,15 +336,12 @@ impl RxQueue {
     fn batch(&mut self, mem: &GuestMem) -> &mut Batch {
         let (regs, ring) = (&self.shared.regs, self.ring());
         self.batch.get_or_insert_with(|| {
-            let mut descriptors = std::mem::take(&mut self.descriptors);
-            descriptors.begin(mem, ring);
+            self.descriptors.begin(mem, ring);
             Batch {
                 ring,
                 head: regs.get(Reg::RDH),
                 moved: false,
                 interrupted: false,
-                descriptors,
-                scratch: std::mem::take(&mut self.scratch),
                 causes: 0,
                 good: Tally::default(),
                 frames: 0,
@@ -371,7 +361,17 @@ impl RxQueue {
         let hold = self.overrun == Overrun::Hold;
         self.batch(mem);
         let batch = self.batch.as_mut().expect("just made");
-        let place = batch.place(&self.shared, mem, frame, layout, how, progress, hold);
+        let descriptors = &mut self.descriptors;
+        let place = batch.place(
+            &self.shared,
+            mem,
+            descriptors,
+            frame,
+            layout,
+            how,
+            progress,
+            hold,
+        );
         batch.interrupted = place == Place::Interrupted;
         place
     }

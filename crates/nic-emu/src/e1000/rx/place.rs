@@ -10,6 +10,7 @@ use super::super::regs::Reg;
 use super::Batch;
 use super::checksum;
 use super::judge::How;
+use super::ring::Descriptors;
 use crate::common::checksum::{Sum, never_zero};
 use crate::common::frame::{ETH_HEADER, ETH_TYPE, FCS, MIN_FRAME, RxCsum, RxFrame, VLAN_TAG};
 use crate::common::gso::{Layout, MAX_HEADERS};
@@ -50,6 +51,7 @@ impl Batch {
         &mut self,
         shared: &Shared,
         mem: &GuestMem,
+        descriptors: &mut Descriptors,
         frame: RxFrame<'_>,
         layout: Option<&Layout>,
         how: &How,
@@ -63,6 +65,7 @@ impl Batch {
                 return self.write(
                     shared,
                     mem,
+                    descriptors,
                     [data, &[]],
                     how,
                     valid,
@@ -85,6 +88,7 @@ impl Batch {
             return self.write(
                 shared,
                 mem,
+                descriptors,
                 [head, rest],
                 how,
                 true,
@@ -101,7 +105,16 @@ impl Batch {
             layout.head(head, progress.segment);
             layout.seal(head, payload);
             let offset = &mut progress.offset;
-            match self.write(shared, mem, [head, payload], how, true, offset, hold) {
+            match self.write(
+                shared,
+                mem,
+                descriptors,
+                [head, payload],
+                how,
+                true,
+                offset,
+                hold,
+            ) {
                 Place::Done => {}
                 other => return other,
             }
@@ -117,6 +130,7 @@ impl Batch {
         &mut self,
         shared: &Shared,
         mem: &GuestMem,
+        descriptors: &mut Descriptors,
         [head, rest]: [&[u8]; 2],
         how: &How,
         valid: bool,
@@ -152,7 +166,7 @@ impl Batch {
             if owned == 0 {
                 return Place::NoDescriptor;
             }
-            let buffer = match self.descriptors.buffer(mem, ring, self.head, owned) {
+            let buffer = match descriptors.buffer(mem, ring, self.head, owned) {
                 Ok(buffer) => buffer,
                 Err(DmaError::Unreachable { .. }) => {
                     shared.counters.dma_unreachable.add(1);
@@ -167,7 +181,7 @@ impl Batch {
                 RxWord::new().with_dd(true)
             } else {
                 let parts = parts(&chunks, *offset, n);
-                match mem.write_chunks(buffer, &parts, &mut self.scratch) {
+                match mem.write_chunks(buffer, &parts, &mut descriptors.scratch) {
                     Ok(()) => {}
                     Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                     Err(DmaError::Interrupted) => return Place::Interrupted,
@@ -180,7 +194,7 @@ impl Batch {
                 };
                 word.with_dd(true).with_length(n as u16)
             };
-            match self.descriptors.done(mem, ring, self.head, done) {
+            match descriptors.done(mem, ring, self.head, done) {
                 Ok(()) => {}
                 Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                 // The buffer is written again then: it is still ours.

@@ -23,6 +23,8 @@ pub(super) struct Descriptors {
     /// How many of the run are done, and how many of those are written back.
     done: usize,
     written: usize,
+    /// Where the parts of a frame are joined, for a buffer that is not mapped.
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Descriptors {
@@ -30,10 +32,11 @@ impl Descriptors {
     pub(super) fn begin(&mut self, mem: &GuestMem, ring: Option<Ring>) {
         self.words.clear();
         (self.done, self.written) = (0, 0);
-        self.remote = ring.is_some_and(|ring| {
-            let bytes = u64::from(ring.len()) * DESC;
-            mem.reach(ring.addr(0), bytes, Access::ReadWrite) == Ok(Reach::Remote)
-        });
+        self.remote = !mem.has_no_remotes()
+            && ring.is_some_and(|ring| {
+                let bytes = u64::from(ring.len()) * DESC;
+                mem.reach(ring.addr(0), bytes, Access::ReadWrite) == Ok(Reach::Remote)
+            });
     }
 
     /// Address of the buffer of descriptor `index`, the next one; `owned` may be read from there on.

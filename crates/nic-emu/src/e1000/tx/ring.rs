@@ -97,7 +97,8 @@ impl Descriptors {
     pub(super) fn begin(&mut self, mem: &GuestMem, ring: Ring) {
         self.ring = Some(ring);
         let bytes = u64::from(ring.len()) * DESC;
-        self.remote = mem.reach(ring.addr(0), bytes, Access::Read) == Ok(Reach::Remote);
+        self.remote = !mem.has_no_remotes()
+            && mem.reach(ring.addr(0), bytes, Access::Read) == Ok(Reach::Remote);
     }
 
     /// Descriptor `index`, which is number `at` of the burst; `left` may be read from there on.
