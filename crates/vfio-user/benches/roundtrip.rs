@@ -1,199 +1,126 @@
 //! How much the server adds to a socket: a region read's round trip against a bare ping-pong of messages of the same
-//! sizes, both with an epoll loop on the server's side and a blocking client. The two alternate in slices within one
-//! run, so that both see the same machine. `cargo bench -p vfio-user`.
+//! sizes, and against the same read from the crate `vfio_user`'s server. Ours and the bare one have an epoll loop, the
+//! crate's blocks as it always does; the client is the same blocking code for all. They alternate in slices within one
+//! run. `cargo bench -p vfio-user --bench roundtrip`.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+mod common;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::epoll;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use vfio_user::client::Client;
-use vfio_user::{
-    Bar, Device, Epoll, Event, Handler, ListenOptions, Listener, Region, ResetKind, Server,
-};
+use common::{READ, at_most, bare, negotiated, ours, pin, processors, ratios, region_read, report};
+use vfio_user_crate::{DmaMapFlags, DmaUnmapFlags, ServerBackend, ServerRegion};
 
 const SLICES: usize = 60;
 const TRIPS: u32 = 1000;
-/// Header, region access, four bytes in the reply.
-const REQUEST: usize = 32;
-const REPLY: usize = 36;
-/// What the server may add at most, as ratio of the medians' slices.
-const LIMIT: f64 = 1.5;
-
-struct Register(u32);
-
-impl Handler for Register {
-    fn read(&mut self, _: Region, _: u64, data: &mut [u8]) {
-        data.copy_from_slice(&self.0.to_le_bytes());
-    }
-    fn write(&mut self, _: Region, _: u64, _: &[u8]) {}
-    fn reset(&mut self, _: ResetKind) {}
-}
+/// Header, region access, four bytes.
+const REPLY: usize = READ + 4;
+/// What the server may add at most to a bare socket, and what it must save against the crate's, as medians of the
+/// slices' ratios.
+const BARE_LIMIT: f64 = 1.3;
+const CRATE_LIMIT: f64 = 0.7;
 
 fn main() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("device.sock");
-    let device = Device::builder().bar(0, Bar::memory32(0x1000));
-    let listener = Listener::bind(&path, &ListenOptions::default()).unwrap();
-    let server = Server::new(listener, device.build().unwrap());
     let [near, far] = processors();
-    let served = std::thread::spawn(move || {
-        pin(far);
-        serve(server);
-    });
     pin(near);
-    let mut client = Client::connect(&path).unwrap();
-    client.config_write(4, &[2, 0]).unwrap();
-    let mut ours = client.stream().try_clone().unwrap();
-    let (mut bare, answered) = pong(far);
+    let (mut ours, served) = ours(&dir.path().join("ours.sock"), far);
+    let (mut bare, answered) = bare(READ, REPLY, far);
+    let (mut theirs, rival) = theirs(&dir.path().join("theirs.sock"), far);
 
-    let mut region_read = message();
-    let mut ping = region_read;
-    let (mut ratios, mut trips, mut bare_trips) = (Vec::new(), Vec::new(), Vec::new());
-    for slice in 0..=SLICES {
-        // Alternating order, so that neither profits from being second.
-        let (a, b) = if slice % 2 == 0 {
-            let a = timed(&mut ours, &mut region_read);
-            (a, timed(&mut bare, &mut ping))
-        } else {
-            let b = timed(&mut bare, &mut ping);
-            (timed(&mut ours, &mut region_read), b)
-        };
-        if slice > 0 {
-            ratios.push(a / b);
-            trips.push(a);
-            bare_trips.push(b);
-        }
-    }
-    drop((client, ours, bare));
-    served.join().unwrap();
-    answered.join().unwrap();
-
-    for list in [&mut ratios, &mut trips, &mut bare_trips] {
-        list.sort_by(f64::total_cmp);
-    }
-    println!("{SLICES} slices of {TRIPS} round trips each, alternating");
-    report("region read, us", &trips);
-    report("bare socket, us", &bare_trips);
-    report("ratio", &ratios);
-    let verdict = if median(&ratios) <= LIMIT {
-        "PASS"
-    } else {
-        "FAIL"
-    };
-    println!(
-        "{verdict}: median ratio {:.3}, limit {LIMIT}",
-        median(&ratios)
+    let [ours_us, bare_us, theirs_us] = common::slices(
+        SLICES,
+        [
+            &mut || timed(&mut ours),
+            &mut || timed(&mut bare),
+            &mut || timed(&mut theirs),
+        ],
     );
-    if verdict == "FAIL" {
+    drop((ours, bare, theirs));
+    for thread in [served, answered, rival] {
+        thread.join().unwrap();
+    }
+
+    println!("{SLICES} slices of {TRIPS} round trips each, alternating");
+    report("region read, us", &ours_us);
+    report("bare socket, us", &bare_us);
+    report("crate vfio_user's server, us", &theirs_us);
+    let to_bare = ratios(&ours_us, &bare_us);
+    let to_crate = ratios(&ours_us, &theirs_us);
+    report("ratio to the bare socket", &to_bare);
+    report("ratio to the crate's server", &to_crate);
+    let passed = [
+        at_most("against a bare socket", &to_bare, BARE_LIMIT),
+        at_most("against the crate's server", &to_crate, CRATE_LIMIT),
+    ];
+    if passed.contains(&false) {
         std::process::exit(1);
     }
 }
 
-/// Two processors that we may run on, the same one twice if there is no other.
-fn processors() -> [usize; 2] {
-    let allowed = sched_getaffinity(None).unwrap();
-    let mut allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-    let first = allowed.next().unwrap();
-    [first, allowed.next_back().unwrap_or(first)]
-}
-
-/// Keeps this thread on one processor: where two threads run decides how long one takes to wake the other, far more
-/// than what either does.
-fn pin(processor: usize) {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    sched_setaffinity(None, &set).unwrap();
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
-}
-
-fn report(what: &str, sorted: &[f64]) {
-    let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
-    println!(
-        "{what:16} median {:.3}  min {min:.3}  max {max:.3}",
-        median(sorted)
-    );
-}
-
-/// A REGION_READ of four bytes at 0 of BAR0.
-fn message() -> [u8; REQUEST] {
-    let mut bytes = [0; REQUEST];
-    bytes[2] = 9;
-    bytes[4] = REQUEST as u8;
-    bytes[28] = 4;
-    bytes
-}
-
-/// Microseconds per round trip. The same client code for both.
-fn timed(stream: &mut UnixStream, request: &mut [u8; REQUEST]) -> f64 {
-    let start = Instant::now();
+/// Microseconds per round trip.
+fn timed(stream: &mut UnixStream) -> f64 {
+    let mut request = region_read();
     let mut reply = [0; REPLY];
-    for _ in 0..TRIPS {
-        request[0] = request[0].wrapping_add(1);
-        stream.write_all(request).unwrap();
+    let start = Instant::now();
+    for trip in 0..TRIPS {
+        request[0] = trip as u8;
+        stream.write_all(&request).unwrap();
         stream.read_exact(&mut reply).unwrap();
         assert_eq!(reply[0], request[0]);
     }
     start.elapsed().as_secs_f64() * 1e6 / f64::from(TRIPS)
 }
 
-/// The whole event loop, until the client leaves.
-fn serve(mut server: Server) {
-    let mut register = Register(0x1234_5678);
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    let mut events = Vec::with_capacity(4);
-    let mut seen = server.epoch();
-    loop {
-        let (epoll, token) = (epoll.as_fd(), 0);
-        server.update_watches(&mut Epoll { epoll, token }).unwrap();
-        epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
-        for event in events.drain(..) {
-            let event = Event::from_epoll(event.data.u64(), event.flags).unwrap();
-            if server.on_event(event, &mut register).is_err() {
-                return;
-            }
+struct Rival(u32);
+
+impl ServerBackend for Rival {
+    fn region_read(&mut self, _: u32, _: u64, data: &mut [u8]) -> io::Result<()> {
+        if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
+            *data = self.0.to_le_bytes();
         }
-        while server.epoch() != seen {
-            seen = server.epoch();
-            server.pass_epoch(seen, &mut register).unwrap();
-        }
+        Ok(())
+    }
+    fn region_write(&mut self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn dma_map(
+        &mut self,
+        _: DmaMapFlags,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: Option<File>,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+    fn dma_unmap(&mut self, _: DmaUnmapFlags, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn reset(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn set_irqs(&mut self, _: u32, _: u32, _: u32, _: u32, _: Vec<File>) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// Answers each request with as many bytes as a region read has, after the same wait.
-fn pong(processor: usize) -> (UnixStream, JoinHandle<()>) {
-    let (near, far) = UnixStream::pair().unwrap();
+/// The crate's server on processor `on`, and a stream to it.
+fn theirs(path: &Path, on: usize) -> (UnixStream, JoinHandle<()>) {
+    let region = || ServerRegion {
+        region_info: Default::default(),
+        sparse_areas: Vec::new(),
+        mmap_fd: None,
+    };
+    let regions = (0..9).map(|_| region()).collect();
+    let server = vfio_user_crate::Server::new(path, true, Vec::new(), regions).unwrap();
     let thread = std::thread::spawn(move || {
-        pin(processor);
-        far.set_nonblocking(true).unwrap();
-        let far: OwnedFd = far.into();
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        epoll::add(
-            &epoll,
-            &far,
-            epoll::EventData::new_u64(0),
-            epoll::EventFlags::IN,
-        )
-        .unwrap();
-        let mut events = Vec::with_capacity(4);
-        let mut far = UnixStream::from(far);
-        let mut buffer = [0; 8192];
-        loop {
-            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
-            events.clear();
-            match far.read(&mut buffer).unwrap() {
-                0 => return,
-                n => assert_eq!(n, REQUEST),
-            }
-            far.write_all(&buffer[..REPLY]).unwrap();
-        }
+        pin(on);
+        server.run(&mut Rival(0x1234_5678)).unwrap();
     });
-    near.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    (near, thread)
+    (negotiated(path), thread)
 }

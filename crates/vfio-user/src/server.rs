@@ -1,5 +1,8 @@
 //! A device on a socket: one listener, at most one client, and what an event loop needs to drive them.
 
+#[cfg(test)]
+mod batches;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
