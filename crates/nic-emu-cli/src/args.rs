@@ -11,8 +11,9 @@ use crate::keys::Keys;
 /// Exports emulated NICs to hypervisors over vfio-user.
 ///
 /// A hypervisor (QEMU >= 10.1, cloud-hypervisor) attaches to the socket of a NIC; its guest finds an Intel NIC on
-/// its PCI bus and needs no driver of ours. The guest's memory must be shared: QEMU's
-/// memory-backend-memfd,share=on or cloud-hypervisor's --memory shared=on.
+/// its PCI bus and needs no driver of ours. The guest's memory should be shared: QEMU's
+/// memory-backend-memfd,share=on or cloud-hypervisor's --memory shared=on. Without that, the device
+/// asks the hypervisor for it message by message, which is slow.
 #[derive(Debug, Parser)]
 #[command(
     name = "nic-emu-cli",

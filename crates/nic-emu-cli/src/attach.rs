@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// The arguments for QEMU. Its JSON form of `-device` takes any path, and its memory has to be shared.
+/// The arguments for QEMU. Its JSON form of `-device` takes any path, and its memory is better shared.
 pub(crate) fn qemu(socket: &Path) -> String {
     let device = serde_json::json!({
         "driver": "vfio-user-pci",
