@@ -299,6 +299,11 @@ impl RxQueue {
             self.batch = Some(batch);
             return Err(Interrupted);
         }
+        if self.generation != self.shared.generation() {
+            // A reset came meanwhile, on another thread.
+            self.sync();
+            return Ok(false);
+        }
         if batch.moved {
             regs.set(Reg::RDH, batch.head);
         }

@@ -388,6 +388,11 @@ impl TxQueue {
         if wait {
             mem.flush().map_err(|_| Interrupted)?;
         }
+        if self.generation != self.shared.generation() {
+            // A reset came meanwhile, on another thread.
+            self.sync();
+            return Ok(());
+        }
         self.pending.owed = None;
 
         let (at_once, delayed) = descriptors.interrupts(end.done);
