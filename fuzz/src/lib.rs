@@ -6,6 +6,8 @@
 //! A target is more than "it did not crash": the [model](model) works out a second time, and naively, what a server has to
 //! answer, and what the memory map, the interrupt line and the eventfds must look like.
 
+mod bus;
+mod check;
 mod device;
 mod fds;
 mod framer;

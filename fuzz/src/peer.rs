@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use guest_mem::{Access, GuestMem};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{read, write};
-use vfio_user::wire::{HEADER, Header, MAX_MESSAGE, Version, command, header_flags};
-use vfio_user::{Closed, Command, Session};
+use serde_json::Value;
+use vfio_user::wire::{
+    HEADER, Header, MAX_DATA, MAX_FDS, MAX_MESSAGE, Version, command, header_flags, irq_index,
+};
+use vfio_user::{Closed, Session};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::device::{self, Memory};
-use crate::fds::{PAGE, Pool, mark};
+use crate::bus::Bus;
+use crate::device::{self, AREA, Memory};
+use crate::fds::Pool;
 use crate::framer::{Framer, Next, Whole};
-use crate::model::{Entry, Message, Model, Outcome, invalid};
+use crate::model::{Message, Model, Outcome, invalid};
 use crate::{leaks, planted, stats};
 
 /// Bytes of replies after which no further request may be executed, and the largest reply on top.
@@ -21,6 +24,15 @@ const MAX_WAITING: usize = (64 << 10) + MAX_MESSAGE + 4096;
 
 /// Bytes that a server may send in one piece.
 const MAX_PIECE: usize = 32 << 10;
+
+/// What a client may propose beside the version: nothing, what QEMU proposes, a second socket, little room.
+const PROPOSALS: [&str; 4] = [
+    "",
+    "{\"capabilities\":{\"pgsizes\":4096,\"max_msg_fds\":16,\"max_dma_maps\":65535,\"max_data_xfer_size\":1048576,\
+     \"migration\":{\"max_bitmap_size\":268435456,\"pgsize\":4096},\"write_multiple\":true}}\0",
+    "{\"capabilities\":{\"max_msg_fds\":2,\"twin_socket\":{\"supported\":true}}}\0",
+    "{\"capabilities\":{\"max_msg_fds\":0,\"max_data_xfer_size\":24}}\0",
+];
 
 /// A reply that is due.
 #[derive(Debug)]
@@ -33,46 +45,59 @@ struct Awaited {
 
 /// A session with a device behind it, and everything that is known about the two.
 pub(crate) struct Peer {
-    pool: &'static Pool,
-    session: Session,
-    device: Memory,
+    pub(crate) pool: &'static Pool,
+    pub(crate) session: Session,
+    pub(crate) device: Memory,
     pub(crate) model: Model,
+    pub(crate) bus: Bus,
     /// Our ends of the eventfds that were made.
-    events: Vec<OwnedFd>,
+    pub(crate) events: Vec<OwnedFd>,
     framer: Framer,
     negotiated: bool,
     /// A length that cannot be stands in the stream.
     unframed: Option<u32>,
     awaited: VecDeque<Awaited>,
     output: Vec<u8>,
+    /// Descriptors that came with the message that `output` begins with.
+    output_fds: usize,
     /// Epoch at which the connection began.
     base: u64,
     passed: u64,
+    /// What MIG_DATA_READ has brought since this was last emptied.
+    pub(crate) captured: Vec<u8>,
 }
 
 impl Peer {
     fn new() -> Self {
         planted::begin();
         let session = Session::new(device::description());
+        let area = session.region_mem(4).expect("a mappable region");
+        area.write(AREA.start as u64, &vec![0; AREA.len()])
+            .expect("its memory");
         Self {
             pool: Pool::get(),
             device: Memory::new(session.irqs()),
             session,
             model: Model::new(),
+            bus: Bus::default(),
             events: Vec::new(),
             framer: Framer::default(),
             negotiated: false,
             unframed: None,
             awaited: VecDeque::new(),
             output: Vec::new(),
+            output_fds: 0,
             base: 0,
             passed: 0,
+            captured: Vec::new(),
         }
     }
 
     /// Runs `script` with a peer, which goes without leaving anything behind.
     pub(crate) fn run(script: impl FnOnce(&mut Self)) {
+        // Whatever lives as long as the fuzzer exists before descriptors are counted.
         Pool::get();
+        drop(device::description());
         let open = leaks::descriptors();
         let mut peer = Self::new();
         script(&mut peer);
@@ -82,16 +107,17 @@ impl Peer {
         leaks::check(open);
     }
 
-    /// Proposes what QEMU proposes, without JSON.
-    pub(crate) fn hello(&mut self) {
+    /// Proposes what some client proposes.
+    pub(crate) fn hello(&mut self, which: u8) {
+        let json = PROPOSALS[usize::from(which) % PROPOSALS.len()].as_bytes();
         let version = Version { major: 0, minor: 0 };
         let header = Header {
             command: command::VERSION,
-            size: (HEADER + size_of::<Version>()) as u32,
+            size: (HEADER + size_of::<Version>() + json.len()) as u32,
             ..Default::default()
         };
         self.feed(
-            &[header.as_bytes(), version.as_bytes()].concat(),
+            &[header.as_bytes(), version.as_bytes(), json].concat(),
             &[],
             false,
         );
@@ -127,6 +153,23 @@ impl Peer {
         }
     }
 
+    /// Sends bytes on the second socket, if there is one.
+    pub(crate) fn feed_twin(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.session.twin_fd().is_some() {
+            let space = self.session.twin_space();
+            assert!(!space.is_empty(), "no room for input on the second socket");
+            let (now, later) = bytes.split_at(bytes.len().min(space.len()));
+            space[..now.len()].copy_from_slice(now);
+            self.session.twin_received(now.len(), [], false);
+            bytes = later;
+            match self.session.process_twin() {
+                Ok(()) => {}
+                Err(Closed::Framing(_)) => self.disconnect(),
+                Err(other) => panic!("closed for no reason: {other}"),
+            }
+        }
+    }
+
     fn process(&mut self) {
         let closed = self.session.process(&mut self.device).err();
         self.foresee(closed.as_ref());
@@ -138,6 +181,13 @@ impl Peer {
             }
             Some(Closed::Negotiation(_)) => self.disconnect(),
             Some(other) => panic!("closed for no reason: {other}"),
+        }
+    }
+
+    /// Goes on with what had to wait, if it need not wait any more.
+    fn go_on(&mut self) {
+        if self.session.can_continue() {
+            self.process();
         }
     }
 
@@ -191,16 +241,24 @@ impl Peer {
             && fds.is_empty()
             && !lost
             && version.is_some_and(|(version, _)| version.major == 0);
-        let plain = version.is_some_and(|(_, json)| json.is_empty());
+        let json = version.map_or(&[][..], |(_, json)| json);
         if refused {
-            assert!(!sound || !plain, "a sound proposal was refused");
+            assert!(!sound || !json.is_empty(), "a sound proposal was refused");
             self.await_reply(*header, invalid());
-        } else {
-            assert!(sound, "this is no proposal: {header:?}");
-            self.negotiated = true;
-            stats::negotiated();
-            self.await_reply(*header, Outcome::Version);
+            return;
         }
+        assert!(sound, "this is no proposal: {header:?}");
+        self.negotiated = true;
+        stats::negotiated();
+        let text = json.strip_suffix(&[0]).unwrap_or(b"{}");
+        let json: Value = serde_json::from_slice(text).expect("a proposal that was accepted");
+        let number = |key| json["capabilities"][key].as_u64();
+        self.model.max_fds = number("max_msg_fds").map_or(1, |n| MAX_FDS.min(n as usize));
+        self.model.max_data =
+            number("max_data_xfer_size").map_or(MAX_DATA, |n| n.min(MAX_DATA as u64) as usize);
+        let twin =
+            json["capabilities"]["twin_socket"]["supported"] == true && self.model.max_fds > 0;
+        self.await_reply(*header, Outcome::Version { twin });
     }
 
     fn await_reply(&mut self, header: Header, outcome: Outcome) {
@@ -216,53 +274,83 @@ impl Peer {
 
     /// Lets queues pass some of the epochs that have begun.
     pub(crate) fn pass_epoch(&mut self, back: u64) {
+        self.pass(back);
+        self.go_on();
+    }
+
+    fn pass(&mut self, back: u64) {
         let epoch = self.session.epoch().saturating_sub(back).max(self.passed);
         self.session.pass_epoch(epoch);
         self.passed = epoch;
     }
 
     /// Receives up to `limit` bytes of what may leave.
-    pub(crate) fn receive(&mut self, limit: usize) -> usize {
+    pub(crate) fn receive(&mut self, limit: usize) {
+        self.take_output(limit);
+        self.go_on();
+    }
+
+    fn take_output(&mut self, limit: usize) {
+        let twin = self.session.twin_output().to_vec();
+        self.session.twin_sent(twin.len());
+        self.bus.take(&twin);
         let mut received = 0;
         while self.session.has_output() && received < limit {
             let piece = self.session.output();
             assert!(!piece.is_empty() && piece.len() <= MAX_PIECE);
             let n = piece.len().min(limit - received);
             self.output.extend_from_slice(&piece[..n]);
+            let fds = self.session.output_fds().len();
+            if fds > 0 {
+                assert_eq!(
+                    self.output.len(),
+                    n,
+                    "descriptors in the middle of a message"
+                );
+                self.output_fds = fds;
+            }
             self.session.sent(n);
             received += n;
+            self.judge_output();
         }
         assert!(
             received <= MAX_WAITING,
             "{received} bytes of replies were waiting"
         );
+    }
+
+    fn judge_output(&mut self) {
         let output = std::mem::take(&mut self.output);
         let mut rest = &output[..];
         while let Ok((header, behind)) = Header::read_from_prefix(rest) {
             let size = header.size as usize;
             assert!(
-                (HEADER..=MAX_MESSAGE).contains(&size),
+                (HEADER..=MAX_MESSAGE + 64).contains(&size),
                 "a reply of {size} bytes"
             );
             let Some(payload) = behind.get(..size - HEADER) else {
                 break;
             };
+            if header.flags & header_flags::TYPE == 0 {
+                self.bus.take(&rest[..size]);
+            } else {
+                let fds = std::mem::take(&mut self.output_fds);
+                self.judge(&header, payload, fds);
+            }
             rest = &behind[size - HEADER..];
-            self.judge(&header, payload);
         }
         self.output = rest.to_vec();
-        received
     }
 
-    fn judge(&mut self, header: &Header, payload: &[u8]) {
+    fn judge(&mut self, header: &Header, payload: &[u8], fds: usize) {
         let is_due = |awaited: &Awaited| {
             (awaited.header.id, awaited.header.command) == (header.id, header.command)
         };
-        while let Some(Awaited {
-            outcome: Outcome::Perhaps,
-            ..
-        }) = self.awaited.front()
-            && !self.awaited.front().is_some_and(is_due)
+        // What need not be answered is an error if it is.
+        let failed = header.flags & header_flags::ERROR != 0;
+        while let Some(front) = self.awaited.front()
+            && front.outcome == Outcome::Perhaps
+            && !(is_due(front) && failed)
         {
             self.awaited.pop_front();
         }
@@ -277,7 +365,6 @@ impl Peer {
             "{request:?} was answered before queues had let go"
         );
         assert_eq!(header.flags & !header_flags::ERROR, header_flags::REPLY);
-        let failed = header.flags & header_flags::ERROR != 0;
         if failed {
             assert!(
                 payload.is_empty() && header.error != 0,
@@ -287,33 +374,46 @@ impl Peer {
         } else {
             assert_eq!(header.error, 0);
         }
-        match outcome {
-            Outcome::Any | Outcome::Perhaps => {}
-            Outcome::Refused => assert!(failed, "{request:?} was not refused"),
-            Outcome::Errors(errors) => assert!(
-                failed
-                    && errors
-                        .iter()
-                        .any(|e| e.raw_os_error().unsigned_abs() == header.error),
-                "{request:?} was answered {header:?} rather than {errors:?}"
-            ),
-            Outcome::Payload(expected) => assert!(
-                !failed && payload == expected,
-                "{request:?} was answered {header:?} {payload:x?} rather than {expected:x?}"
-            ),
-            Outcome::Version => {
-                let (version, json) = Version::read_from_prefix(payload).expect("a version");
-                assert!(!failed && version.major == 0 && header.size <= request.size);
-                assert!(json.is_empty() || json.ends_with(&[0]));
-            }
+        if request.command == command::MIG_DATA_READ && !failed {
+            self.captured
+                .extend_from_slice(payload.get(8..).unwrap_or_default());
         }
+        let (expected, expected_fds) = match outcome {
+            Outcome::Perhaps => return,
+            Outcome::Errors(errors) => {
+                let ours = errors
+                    .iter()
+                    .any(|e| e.raw_os_error().unsigned_abs() == header.error);
+                assert!(
+                    failed && ours,
+                    "{request:?} was answered {header:?} rather than {errors:?}"
+                );
+                return;
+            }
+            Outcome::Version { twin } => {
+                let (version, json) = Version::read_from_prefix(payload).expect("a version");
+                assert!(!failed && version.major == 0 && (twin || header.size <= request.size));
+                assert!(json.is_empty() || json.ends_with(&[0]));
+                assert_eq!(fds, usize::from(twin), "the second socket");
+                return;
+            }
+            Outcome::Payload(expected) => (expected, 0),
+            Outcome::WithFds(expected, fds) => (expected, fds),
+        };
+        assert!(
+            !failed && payload == expected,
+            "{request:?} was answered {header:?} {:x?} rather than {:x?}",
+            &payload[..payload.len().min(256)],
+            &expected[..expected.len().min(256)]
+        );
+        assert_eq!(fds, expected_fds, "descriptors with {request:?}");
     }
 
     /// Lets everything happen that was held up.
     pub(crate) fn settle(&mut self) {
         loop {
-            self.pass_epoch(0);
-            self.receive(usize::MAX);
+            self.pass(0);
+            self.take_output(usize::MAX);
             assert!(!self.session.has_output());
             if !self.session.can_continue() {
                 break;
@@ -324,11 +424,6 @@ impl Peer {
             self.session.wants_input(),
             "stalled with nothing to wait for"
         );
-    }
-
-    /// The client looks at everything.
-    pub(crate) fn check(&mut self) {
-        self.settle();
         self.awaited
             .retain(|awaited| awaited.outcome != Outcome::Perhaps);
         assert!(
@@ -338,76 +433,16 @@ impl Peer {
         );
         assert_eq!(self.unframed, None, "a broken stream goes on");
         assert!(self.output.is_empty(), "half a reply");
-        assert_eq!(self.device.resets, self.model.resets, "resets");
-        assert_eq!(
-            self.device.irqs.level(),
-            self.model.irqs.level(),
-            "interrupt line"
-        );
-        let (command, bits) = (self.device.command, self.model.command());
-        for (flag, bit) in [Command::IO, Command::MEMORY, Command::BUS_MASTER]
-            .into_iter()
-            .zip(bits)
-        {
-            assert_eq!(command.contains(flag), bit, "{flag:?}");
-        }
-        let counts = self.take_signals();
-        assert_eq!(counts, self.model.irqs.signals, "signals of the eventfds");
-        self.model.irqs.signals.fill(0);
-        let published = self.session.mem();
-        self.check_memory(&published.load());
     }
 
     /// How often each eventfd was signalled.
-    fn take_signals(&self) -> Vec<u64> {
+    pub(crate) fn take_signals(&self) -> Vec<u64> {
         let take = |fd| {
             let mut count = [0; 8];
             fcntl_setfl(fd, OFlags::NONBLOCK).expect("our own eventfd");
             read(fd, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
         };
         self.events.iter().map(take).collect()
-    }
-
-    fn check_memory(&self, mem: &GuestMem) {
-        // Memory without a file is reached by asking for it.
-        let reach = |addr: u64, len: u64, access| mem.check(addr, len, access).is_ok();
-        let entries = &self.model.memory.entries;
-        for entry in entries {
-            let last = entry.iova + (entry.size - 1);
-            assert!(reach(entry.iova, entry.size, Access::Read), "{entry:x?}");
-            for addr in [entry.iova, last] {
-                assert_eq!(
-                    reach(addr, 1, Access::ReadWrite),
-                    entry.writable,
-                    "{entry:x?}"
-                );
-            }
-            for outside in [entry.iova.checked_sub(1), last.checked_add(1)]
-                .into_iter()
-                .flatten()
-            {
-                let inside = |e: &Entry| e.iova <= outside && outside - e.iova < e.size;
-                assert_eq!(
-                    reach(outside, 1, Access::Read),
-                    entries.iter().any(inside),
-                    "{outside:#x}"
-                );
-            }
-            if let Some((file, offset)) = entry.file
-                && offset.is_multiple_of(PAGE)
-                && entry.size >= 8
-                && offset + PAGE <= self.pool.files[file].size
-            {
-                let mut found = [0; 8];
-                mem.read(entry.iova, &mut found)
-                    .expect("a file that is mapped");
-                assert_eq!(
-                    u64::from_ne_bytes(found),
-                    mark(file, offset / PAGE),
-                    "{entry:x?}"
-                );
-            }
-        }
     }
 
     /// The client signals the end of an interrupt.
@@ -426,26 +461,48 @@ impl Peer {
         self.session.on_resample();
     }
 
+    /// The device raises an interrupt.
+    pub(crate) fn raise(&mut self, which: u8) {
+        self.settle();
+        match which & 7 {
+            6 => {
+                self.device.irqs.raise_error();
+                self.model.irqs.notify(irq_index::ERR);
+            }
+            7 => {
+                self.device.irqs.request_release();
+                self.model.irqs.notify(irq_index::REQ);
+            }
+            vector => {
+                self.device.irqs.raise(vector.into());
+                self.model.irqs.raise(vector.into());
+            }
+        }
+    }
+
     /// The client goes, and another may come.
     pub(crate) fn disconnect(&mut self) {
-        self.receive(usize::MAX);
+        self.take_output(usize::MAX);
         let in_step = self.session.wants_input();
         self.session.disconnect(&mut self.device);
         self.model.disconnect();
         if !in_step {
             // What the model has foreseen was partly never executed.
             self.model.resets = self.device.resets;
+            self.model.forget_area(&self.session);
             self.take_signals();
             self.model.irqs.signals.fill(0);
         }
+        self.bus.clear();
         self.framer = Framer::default();
         self.negotiated = false;
         self.unframed = None;
         self.awaited.clear();
         self.output.clear();
+        self.output_fds = 0;
         self.base = self.session.epoch();
         assert!(!self.session.has_output() && self.session.wants_input());
-        assert!(self.session.resample_fd().is_none());
+        assert!(self.session.resample_fd().is_none() && self.session.twin_fd().is_none());
         let published = self.session.mem();
         assert!(
             !format!("{:?}", published.load()).contains("0x"),

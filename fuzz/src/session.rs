@@ -1,13 +1,14 @@
 //! Target `session`: requests that make sense, or nearly, in any order, several at a time.
 
 use vfio_user::wire::{
-    DeviceInfo, DmaMap, DmaUnmap, Feature, HEADER, Header, IrqInfo, MigData, MultiWrite,
-    RegionAccess, RegionInfo, RegionIoFds, SetIrqs, command, dma_map_flags, dma_unmap_flags,
-    feature, feature_flags, header_flags, region_index, set_irqs_flags as irqs,
+    DeviceInfo, DeviceState, DirtyBitmap, DmaMap, DmaUnmap, Feature, HEADER, Header, IrqInfo,
+    LoggingRange, LoggingReport, LoggingStart, MigData, MultiWrite, RegionAccess, RegionInfo,
+    RegionIoFds, SetIrqs, command, device_state, dma_map_flags, dma_unmap_flags, feature,
+    feature_flags, header_flags, region_index, set_irqs_flags as irqs,
 };
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::device::PM;
+use crate::device::{EXPRESS, MSI, MSIX, PM};
 use crate::fds::PAGE;
 use crate::input::Input;
 use crate::peer::Peer;
@@ -18,9 +19,10 @@ const STEPS: usize = 96;
 /// The target.
 pub(crate) fn run(data: &[u8]) {
     Peer::run(|peer| {
-        peer.hello();
+        let mut input = Input::new(data);
+        peer.hello(input.u8());
         let mut script = Script {
-            input: Input::new(data),
+            input,
             batch: Vec::new(),
             id: 0,
         };
@@ -43,38 +45,43 @@ struct Script<'a> {
 
 impl Script<'_> {
     fn step(&mut self, peer: &mut Peer) {
-        match self.input.u8() % 24 {
-            0..=3 => self.map(peer),
-            4..=5 => self.unmap(peer),
-            6..=8 => self.set_irqs(peer),
-            9..=10 => self.read(peer),
-            11..=12 => self.write(peer),
-            13 => self.configure(peer),
-            14 => self.write_multi(peer),
-            15 => self.request(peer, command::DEVICE_RESET, &[], &[]),
-            16 => self.ask(peer),
-            17 => self.feature(peer),
+        match self.input.u8() & 0x1f {
+            0..=2 => self.map(peer),
+            3 => self.unmap(peer),
+            4..=6 => self.set_irqs(peer),
+            7..=8 => self.read(peer),
+            9..=10 => self.write(peer),
+            11..=12 => self.configure(peer),
+            13 => self.write_multi(peer),
+            14 => self.request(peer, command::DEVICE_RESET, &[], &[]),
+            15 => self.ask(peer),
+            16..=17 => self.feature(peer),
             18 => self.migration_data(peer),
-            19 => {
+            19..=20 => self.log(peer),
+            21 => peer.receive(self.input.u16().into()),
+            other => {
                 self.flush(peer, &[]);
-                peer.pass_epoch(u64::from(self.input.u8() & 3));
+                self.act(peer, other);
             }
-            20 => _ = peer.receive(self.input.u16().into()),
-            21 => {
-                self.flush(peer, &[]);
-                peer.check();
+        }
+    }
+
+    /// What is no request.
+    fn act(&mut self, peer: &mut Peer, action: u8) {
+        match action {
+            22 => peer.check(),
+            23 => peer.resample(),
+            24 => peer.pass_epoch(u64::from(self.input.u8() & 3)),
+            25 | 26 => peer.raise(self.input.u8()),
+            27 => peer.device_writes(&mut self.input),
+            28 => peer.device_reads(&mut self.input),
+            29 => peer.answer_one(&mut self.input),
+            30 => migrate(peer, &mut self.input),
+            _ if self.input.rarely() => {
+                peer.disconnect();
+                peer.hello(self.input.u8());
             }
-            22 => {
-                self.flush(peer, &[]);
-                peer.resample();
-            }
-            _ => {
-                if self.input.rarely() {
-                    self.flush(peer, &[]);
-                    peer.disconnect();
-                    peer.hello();
-                }
-            }
+            _ => {}
         }
     }
 
@@ -181,32 +188,37 @@ impl Script<'_> {
             .input
             .pick(&[irqs::DATA_EVENTFD, irqs::DATA_NONE, irqs::DATA_BOOL]);
         let odd = self.input.u8();
-        let (index, start) = if odd < 0x80 {
-            (0, 0)
+        let index = u32::from(odd) % 5;
+        let start = if odd < 0x80 {
+            0
         } else {
-            (u32::from(odd >> 3 & 7), u32::from(odd & 7))
+            u32::from(odd >> 3 & 3)
         };
-        let count = self.input.pick(&[1, 1, 1, 0, 2, 3, 32, u32::MAX]);
+        let count = self.input.pick(&[1, 1, 2, 3, 4, 0, 32, u32::MAX]);
         let request = SetIrqs {
             argsz: self.argsz::<SetIrqs>(),
             flags: action | data | if odd == 0x7f { self.input.u32() } else { 0 },
-            index,
+            index: if odd == 0xff { self.input.u32() } else { index },
             start,
             count,
         };
         let few = count.min(20) as usize;
-        let mut bools = self
+        let (bools, fds) = match data {
+            irqs::DATA_BOOL => (few, 0),
+            irqs::DATA_EVENTFD => (0, few),
+            _ => (0, 0),
+        };
+        let mut bools = vec![1; bools];
+        for (bool, given) in bools.iter_mut().zip(self.input.bytes(few)) {
+            *bool = *given & 1;
+        }
+        let fds = if self.input.u8() & 7 == 7 { 0 } else { fds };
+        // Eventfds, mostly.
+        let fds: Vec<_> = self
             .input
-            .bytes(if data == irqs::DATA_BOOL { few } else { 0 })
-            .to_vec();
-        bools.resize(if data == irqs::DATA_BOOL { few } else { 0 }, 1);
-        let fds = self
-            .input
-            .bytes(if data == irqs::DATA_EVENTFD { few } else { 0 });
-        // An eventfd, mostly.
-        let fds: Vec<_> = fds
+            .bytes(fds)
             .iter()
-            .map(|fd| if *fd < 0xf0 { fd | 2 } else { *fd })
+            .map(|fd| if *fd < 0xf8 { fd | 2 } else { *fd })
             .collect();
         self.request(
             peer,
@@ -217,7 +229,7 @@ impl Script<'_> {
     }
 
     fn access(&mut self) -> RegionAccess {
-        let region = self.input.pick(&[0, 0, 0, 7, 7, 1, 2, 6, 3, 5, 8, 9]);
+        let region = self.input.pick(&[0, 0, 4, 4, 7, 7, 1, 2, 6, 3, 5, 8, 9]);
         let count = self
             .input
             .pick(&[1, 2, 4, 8, 0, 3, 16, 64, 256, 4096, 1 << 20, (1 << 20) + 1]);
@@ -226,6 +238,11 @@ impl Script<'_> {
             0xfe => self.input.u32().into(),
             0xfd => 256 - u64::from(self.input.u8()),
             0xfc => 4096 - u64::from(self.input.u8()),
+            // The edges of what is special in BAR 4.
+            n @ 0xf0..=0xf7 => {
+                [0x30, 0x800, 0x808, 0x1000, 0x3000, 0x4000, 12, 28][usize::from(n & 7)]
+                    - u64::from(self.input.u8() % 12)
+            }
             n if region == region_index::CONFIG => n.into(),
             n => u64::from(n) * 4,
         };
@@ -263,25 +280,31 @@ impl Script<'_> {
 
     /// A write to a register of configuration space that acts.
     fn configure(&mut self, peer: &mut Peer) {
-        let (offset, count) = self.input.pick(&[
-            (4, 2),
-            (4, 4),
-            (5, 1),
-            (PM + 4, 2),
-            (PM + 4, 1),
-            (0x10, 4),
-            (0x18, 8),
+        let (offset, values): (usize, &[u16]) = self.input.pick(&[
+            (4, &[7, 6, 3, 0, 0x407]),
+            (PM + 4, &[3, 0, 1]),
+            (MSI + 2, &[1, 0x11, 0x21, 0x31, 0]),
+            (MSI + 16, &[0, 1, 0xf]),
+            (MSIX + 2, &[0x8000, 0xc000, 0x4000, 0]),
+            (EXPRESS + 8, &[0x8000, 0x2810, 0xffff]),
+            (0x10, &[0xffff, 0]),
+            (0x104, &[0xffff, 0]),
         ]);
-        let access = RegionAccess {
-            offset: offset as u64,
-            region: region_index::CONFIG,
-            count,
+        let odd = self.input.u8();
+        let value = match odd {
+            0xf0.. => self.input.u16(),
+            n => values[usize::from(n) % values.len()],
         };
-        let data = self.input.u64().to_le_bytes();
+        let offset = offset as u64 + u64::from(odd == 0xe0);
+        let access = RegionAccess {
+            offset,
+            region: region_index::CONFIG,
+            count: 2,
+        };
         self.request(
             peer,
             command::REGION_WRITE,
-            &[access.as_bytes(), &data[..count as usize]],
+            &[access.as_bytes(), &value.to_le_bytes()],
             &[],
         );
     }
@@ -372,6 +395,7 @@ impl Script<'_> {
     fn feature(&mut self, peer: &mut Peer) {
         let number = self.input.pick(&[
             feature::MIG_DEVICE_STATE,
+            feature::MIG_DEVICE_STATE,
             feature::MIGRATION,
             feature::DMA_LOGGING_START,
             feature::DMA_LOGGING_STOP,
@@ -379,31 +403,111 @@ impl Script<'_> {
             3,
         ]);
         let operation = self.input.pick(&[
-            feature_flags::GET,
             feature_flags::SET,
-            feature_flags::PROBE,
+            feature_flags::SET,
+            feature_flags::GET,
+            feature_flags::GET | feature_flags::PROBE,
+            feature_flags::SET | feature_flags::PROBE,
+            feature_flags::GET | feature_flags::SET,
             0,
         ]);
-        let argsz = self.argsz::<Feature>();
+        let state = DeviceState {
+            state: u32::from(self.input.u8() & 7),
+            reserved: 0,
+        };
+        let len = usize::from(self.input.u8() & 0x1f);
+        let more = self.input.bytes(len);
+        let argsz = self.argsz::<[u8; 16]>().saturating_add(len as u32);
         let request = Feature {
             argsz,
             flags: number | operation,
         };
-        let rest = self.input.bytes(16);
         self.request(
             peer,
             command::DEVICE_FEATURE,
-            &[request.as_bytes(), rest],
+            &[request.as_bytes(), state.as_bytes(), more],
             &[],
         );
     }
 
+    /// Dirty pages.
+    fn log(&mut self, peer: &mut Peer) {
+        let entries = &peer.model.memory.entries;
+        let choice = usize::from(self.input.u8());
+        let (iova, length) = match entries.get(choice % (entries.len() + 1)) {
+            Some(entry) => (entry.iova, entry.size),
+            None => (self.pages(), self.pages()),
+        };
+        let length = if self.input.rarely() {
+            length / 2
+        } else {
+            length
+        };
+        let page_size = 1 << self.input.pick(&[12, 12, 12, 13, 16, 21, 11, 0, 63]);
+        let argsz = match self.input.u8() {
+            0xff => self.input.u16().into(),
+            _ => 1 << 16,
+        };
+        let head = |number| Feature {
+            argsz,
+            flags: number,
+        };
+        match self.input.u8() & 7 {
+            0..=1 => {
+                let start = LoggingStart {
+                    page_size,
+                    num_ranges: 1,
+                    reserved: 0,
+                };
+                let range = LoggingRange { iova, length };
+                let feature = head(feature::DMA_LOGGING_START | feature_flags::SET);
+                let parts = [feature.as_bytes(), start.as_bytes(), range.as_bytes()];
+                self.request(peer, command::DEVICE_FEATURE, &parts, &[]);
+            }
+            2 => {
+                let feature = head(feature::DMA_LOGGING_STOP | feature_flags::SET);
+                self.plain(peer, command::DEVICE_FEATURE, &feature);
+            }
+            3 => {
+                let request = DmaUnmap {
+                    argsz,
+                    flags: dma_unmap_flags::GET_DIRTY_BITMAP,
+                    iova,
+                    size: length,
+                };
+                let size = 8 * length.div_ceil(page_size).div_ceil(64);
+                let bitmap = DirtyBitmap {
+                    pgsize: page_size,
+                    size,
+                };
+                self.request(
+                    peer,
+                    command::DMA_UNMAP,
+                    &[request.as_bytes(), bitmap.as_bytes()],
+                    &[],
+                );
+            }
+            _ => {
+                let report = LoggingReport {
+                    iova,
+                    length,
+                    page_size,
+                };
+                let feature = head(feature::DMA_LOGGING_REPORT | feature_flags::GET);
+                self.request(
+                    peer,
+                    command::DEVICE_FEATURE,
+                    &[feature.as_bytes(), report.as_bytes()],
+                    &[],
+                );
+            }
+        }
+    }
+
     fn migration_data(&mut self, peer: &mut Peer) {
         let size = u32::from(self.input.u8());
-        let request = MigData {
-            argsz: self.argsz::<MigData>(),
-            size,
-        };
+        let argsz = self.argsz::<MigData>().saturating_add(size);
+        let request = MigData { argsz, size };
         let (number, data) = match self.input.u8() & 1 {
             0 => (command::MIG_DATA_READ, &[][..]),
             _ => (command::MIG_DATA_WRITE, self.input.bytes(size as usize)),
@@ -414,4 +518,72 @@ impl Script<'_> {
     fn plain(&mut self, peer: &mut Peer, command: u16, request: &(impl IntoBytes + Immutable)) {
         self.request(peer, command, &[request.as_bytes()], &[]);
     }
+}
+
+/// The device is saved, and what was saved, or something like it, comes back.
+fn migrate(peer: &mut Peer, input: &mut Input<'_>) {
+    let how = input.u8();
+    if how & 1 != 0 {
+        set_state(peer, device_state::PRE_COPY);
+    }
+    set_state(peer, device_state::STOP_COPY);
+    peer.settle();
+    peer.captured.clear();
+    let size = 64 * (1 + u32::from(input.u8()));
+    let request = MigData {
+        argsz: 8 + size,
+        size,
+    };
+    let mut before = usize::MAX;
+    // As long as there is more, and not much longer than that.
+    for _ in 0..1 << 13 {
+        if peer.captured.len() == before {
+            break;
+        }
+        before = peer.captured.len();
+        peer.send(command::MIG_DATA_READ, request.as_bytes());
+        peer.settle();
+    }
+    let mut state = std::mem::take(&mut peer.captured);
+    for _ in 0..how >> 1 & 3 {
+        if !state.is_empty() {
+            let at = usize::from(input.u16()) % state.len();
+            state[at] = input.u8();
+        }
+    }
+    if how & 8 != 0 {
+        state.truncate(usize::from(input.u16()));
+    }
+    if how & 16 != 0
+        && let Some((all, crc)) = state.split_last_chunk_mut::<4>()
+    {
+        *crc = crc32fast::hash(all).to_le_bytes();
+    }
+    set_state(peer, device_state::RESUMING);
+    for piece in state.chunks(64 * (1 + usize::from(input.u8()))) {
+        let request = MigData {
+            argsz: 8 + piece.len() as u32,
+            size: piece.len() as u32,
+        };
+        peer.send(
+            command::MIG_DATA_WRITE,
+            &[request.as_bytes(), piece].concat(),
+        );
+    }
+    if how & 32 == 0 {
+        set_state(peer, device_state::RUNNING);
+    }
+    peer.check();
+}
+
+fn set_state(peer: &mut Peer, state: u32) {
+    let request = Feature {
+        argsz: 16,
+        flags: feature::MIG_DEVICE_STATE | feature_flags::SET,
+    };
+    let state = DeviceState { state, reserved: 0 };
+    peer.send(
+        command::DEVICE_FEATURE,
+        &[request.as_bytes(), state.as_bytes()].concat(),
+    );
 }

@@ -28,7 +28,10 @@ pub(crate) fn negotiated() {
 /// A message was executed.
 pub(crate) fn message(outcome: &Outcome) {
     MESSAGES.fetch_add(1, Relaxed);
-    ACCEPTED.fetch_add(matches!(outcome, Outcome::Payload(_)).into(), Relaxed);
+    ACCEPTED.fetch_add(
+        matches!(outcome, Outcome::Payload(_) | Outcome::WithFds(..)).into(),
+        Relaxed,
+    );
 }
 
 /// What was counted, in a line.

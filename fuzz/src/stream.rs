@@ -16,11 +16,11 @@ const STEPS: usize = 64;
 pub(crate) fn run(data: &[u8]) {
     Peer::run(|peer| {
         let mut input = Input::new(data);
-        match input.u8() & 3 {
+        match input.u8() % 5 {
             0 => raw(peer, &mut input),
             mode => {
                 if mode > 1 {
-                    peer.hello();
+                    peer.hello(mode);
                 }
                 for _ in 0..STEPS {
                     if input.is_empty() {
@@ -62,11 +62,16 @@ fn step(peer: &mut Peer, input: &mut Input<'_>) {
             peer.feed(input.bytes(n), fds, false);
         }
         1 => peer.pass_epoch(u64::from(input.u8() & 7)),
-        2 => _ = peer.receive(input.u8().into()),
+        2 => peer.receive(input.u8().into()),
         3 => peer.check(),
         4 if input.rarely() => peer.disconnect(),
         5 => peer.resample(),
-        6 => peer.hello(),
+        6 => peer.hello(input.u8()),
+        7 => {
+            let n = usize::from(input.u8());
+            peer.feed_twin(input.bytes(n));
+        }
+        8 => peer.answer_one(input),
         _ => message(peer, input),
     }
 }

@@ -1,13 +1,19 @@
-//! The client's memory map as a list.
+//! The client's memory map as a list, and which of its pages the device has written.
+
+use std::collections::BTreeSet;
 
 use rustix::io::Errno;
 use vfio_user::wire::{
-    DmaMap, DmaUnmap, MAX_DMA_MAPS, dma_map_flags as map_flags, dma_unmap_flags as unmap_flags,
+    DirtyBitmap, DmaMap, DmaUnmap, LoggingRange, LoggingReport, LoggingStart, MAX_DATA,
+    MAX_DMA_MAPS, dma_map_flags as map_flags, dma_unmap_flags as unmap_flags,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Outcome, invalid};
 use crate::fds::{Fd, Pool};
+
+/// Most pages of a log.
+const MAX_PAGES: u64 = 1 << 30;
 
 /// An entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +25,26 @@ pub(crate) struct Entry {
     pub(crate) file: Option<(usize, u64)>,
 }
 
+impl Entry {
+    fn end(&self) -> u128 {
+        u128::from(self.iova) + u128::from(self.size)
+    }
+
+    /// The part of `len` bytes at `addr` that is in it, as first and last address.
+    fn part(&self, addr: u64, len: u64) -> Option<(u64, u64)> {
+        let end = (u128::from(addr) + u128::from(len)).min(self.end());
+        let start = addr.max(self.iova);
+        (u128::from(start) < end).then(|| (start, (end - 1) as u64))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) entries: Vec<Entry>,
+    /// Bytes of a page, if pages are logged.
+    page: Option<u64>,
+    /// Start of the entry, number of the page in the address space.
+    dirty: BTreeSet<(u64, u64)>,
 }
 
 impl Memory {
@@ -48,32 +71,32 @@ impl Memory {
             Some(_) => return Outcome::Errors(vec![Errno::INVAL, Errno::NOSPC]),
         };
         let mut errors = Vec::new();
-        let end = u128::from(iova) + u128::from(size);
-        if argsz < 32
-            || flags & !all != 0
-            || wants_file && fd.is_none()
-            || size == 0
-            || end > u64::MAX.into()
-        {
-            errors.push(Errno::INVAL);
-        }
-        if size > 8 << 40 {
-            errors.push(Errno::NOSPC);
-        }
         let entry = Entry {
             iova,
             size,
             writable: flags & map_flags::WRITE != 0,
             file,
         };
+        if argsz < 32
+            || flags & !all != 0
+            || wants_file && fd.is_none()
+            || size == 0
+            || entry.end() > u64::MAX.into()
+        {
+            errors.push(Errno::INVAL);
+        }
+        if size > 8 << 40 {
+            errors.push(Errno::NOSPC);
+        }
         if errors.is_empty() && self.entries.contains(&entry) {
             return Outcome::Payload(Vec::new());
         }
-        let overlaps = |old: &Entry| {
-            u128::from(old.iova) < end
-                && u128::from(iova) < u128::from(old.iova) + u128::from(old.size)
-        };
-        if self.entries.iter().any(overlaps) || self.entries.len() >= MAX_DMA_MAPS {
+        if self
+            .entries
+            .iter()
+            .any(|old| old.part(iova, size).is_some())
+            || self.entries.len() >= MAX_DMA_MAPS
+        {
             errors.push(Errno::INVAL);
         }
         if let Some((number, offset)) = file {
@@ -85,32 +108,186 @@ impl Memory {
                 errors.extend([Errno::ACCESS, Errno::PERM]);
             }
         }
+        self.entries.push(entry);
+        if errors.is_empty() && self.page.is_some_and(|page| self.pages(page) > MAX_PAGES) {
+            errors.push(Errno::NOSPC);
+        }
         if !errors.is_empty() {
+            self.entries.pop();
             return Outcome::Errors(errors);
         }
-        self.entries.push(entry);
         *held += 1;
         Outcome::Payload(Vec::new())
     }
 
-    pub(crate) fn unmap(&mut self, request: &DmaUnmap, held: &mut u64) -> Outcome {
-        let &DmaUnmap {
+    pub(crate) fn unmap(&mut self, payload: &[u8], held: &mut u64) -> Outcome {
+        let Ok((request, rest)) = DmaUnmap::read_from_prefix(payload) else {
+            return invalid();
+        };
+        let DmaUnmap {
             argsz,
             flags,
             iova,
             size,
         } = request;
         let all = flags == unmap_flags::ALL && (iova, size) == (0, 0);
-        if !(24..=1 << 20).contains(&argsz) || flags != 0 && !all {
+        let wants_bitmap = flags == unmap_flags::GET_DIRTY_BITMAP;
+        if !(24..=1 << 20).contains(&argsz) || flags != 0 && !all && !wants_bitmap {
             return invalid();
+        }
+        let known = all
+            || self
+                .entries
+                .iter()
+                .any(|entry| (entry.iova, entry.size) == (iova, size));
+        let mut reply = request.as_bytes().to_vec();
+        if wants_bitmap {
+            let Ok((bitmap, _)) = DirtyBitmap::read_from_prefix(rest) else {
+                return invalid();
+            };
+            let words = words(size, bitmap.pgsize);
+            let fits = words.is_some_and(|words| {
+                bitmap.size == 8 * words
+                    && u64::from(argsz) >= 40 + bitmap.size
+                    && self.page.is_some()
+            });
+            if !fits {
+                return Outcome::Errors(if known {
+                    vec![Errno::INVAL]
+                } else {
+                    vec![Errno::INVAL, Errno::NOENT]
+                });
+            }
+            if known {
+                reply.extend_from_slice(bitmap.as_bytes());
+                reply.extend_from_slice(&self.take(iova, size, bitmap.pgsize));
+            }
+        }
+        if !known {
+            return Outcome::Errors(vec![Errno::NOENT]);
         }
         let before = self.entries.len();
         self.entries
             .retain(|entry| !all && (entry.iova, entry.size) != (iova, size));
-        if self.entries.len() == before && !all {
-            return Outcome::Errors(vec![Errno::NOENT]);
-        }
+        self.dirty.retain(|(start, _)| !all && *start != iova);
         *held += u64::from(self.entries.len() != before);
-        Outcome::Payload(request.as_bytes().to_vec())
+        Outcome::Payload(reply)
     }
+
+    /// The device wrote there.
+    pub(crate) fn written(&mut self, addr: u64, len: u64) {
+        let Some(page) = self.page else { return };
+        for entry in &self.entries {
+            if let Some((first, last)) = entry.part(addr, len) {
+                self.dirty
+                    .extend((first / page..=last / page).map(|n| (entry.iova, n)));
+            }
+        }
+    }
+
+    pub(crate) fn start_logging(
+        &mut self,
+        data: &[u8],
+        held: &mut u64,
+    ) -> Result<LoggingStart, Errno> {
+        let (mut start, ranges) = LoggingStart::read_from_prefix(data).map_err(|_| Errno::INVAL)?;
+        let mut ranges = ranges.chunks(size_of::<LoggingRange>());
+        for _ in 0..start.num_ranges {
+            let range = ranges
+                .next()
+                .and_then(|range| LoggingRange::read_from_bytes(range).ok());
+            let range = range.ok_or(Errno::INVAL)?;
+            if range.length == 0 || u128::from(range.iova) + u128::from(range.length) > 1 << 64 {
+                return Err(Errno::INVAL);
+            }
+        }
+        if !start.page_size.is_power_of_two()
+            || self.page.is_some_and(|page| page != start.page_size)
+        {
+            return Err(Errno::INVAL);
+        }
+        if self.page.is_none() {
+            start.page_size = start.page_size.max(4096);
+            if self.pages(start.page_size) > MAX_PAGES {
+                return Err(Errno::NOSPC);
+            }
+            self.page = Some(start.page_size);
+            *held += 1;
+        }
+        Ok(start)
+    }
+
+    pub(crate) fn stop_logging(&mut self, held: &mut u64) {
+        *held += u64::from(self.page.take().is_some());
+        self.dirty.clear();
+    }
+
+    /// The data of a report, with room for `room` bytes of them.
+    pub(crate) fn report(&mut self, data: &[u8], room: u64) -> Result<Vec<u8>, Vec<Errno>> {
+        let invalid = || vec![Errno::INVAL];
+        let (report, _) = LoggingReport::read_from_prefix(data).map_err(|_| invalid())?;
+        let LoggingReport {
+            iova,
+            length,
+            page_size,
+        } = report;
+        let words =
+            words(length, page_size).filter(|words| self.page.is_some() && room >= 24 + 8 * words);
+        words.ok_or_else(invalid)?;
+        let mut covered: Vec<_> = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.part(iova, length))
+            .collect();
+        covered.sort_unstable();
+        let bytes = covered
+            .iter()
+            .map(|(first, last)| u128::from(last - first) + 1)
+            .sum::<u128>();
+        if bytes != length.into() {
+            return Err(vec![Errno::NOENT]);
+        }
+        Ok([report.as_bytes(), &self.take(iova, length, page_size)].concat())
+    }
+
+    /// A bitmap of the pages of `bits` bytes from `iova` on, which are clean after this.
+    fn take(&mut self, iova: u64, length: u64, bits: u64) -> Vec<u8> {
+        let mut bitmap = vec![0; 8 * words(length, bits).unwrap_or(0) as usize];
+        let page = self.page.unwrap_or(4096);
+        for entry in &self.entries {
+            let Some((first, last)) = entry.part(iova, length) else {
+                continue;
+            };
+            let pages: Vec<_> = self
+                .dirty
+                .range((entry.iova, first / page)..=(entry.iova, last / page))
+                .copied()
+                .collect();
+            for (start, n) in pages {
+                self.dirty.remove(&(start, n));
+                // What is known of a page is known of all of it, whatever entry it belongs to.
+                let from = (n * page).max(iova);
+                let to = (n * page + (page - 1)).min(iova + (length - 1));
+                for bit in (from - iova) / bits..=(to - iova) / bits {
+                    bitmap[(bit / 8) as usize] |= 1 << (bit % 8);
+                }
+            }
+        }
+        bitmap
+    }
+
+    fn pages(&self, page: u64) -> u64 {
+        let pages = self
+            .entries
+            .iter()
+            .map(|e| (e.iova + (e.size - 1)) / page - e.iova / page + 1);
+        pages.sum()
+    }
+}
+
+/// 64-bit words of a bitmap, if it can be asked for.
+fn words(length: u64, page: u64) -> Option<u64> {
+    let words =
+        (length > 0 && page.is_power_of_two()).then(|| length.div_ceil(page).div_ceil(64))?;
+    (words <= MAX_DATA as u64 / 8).then_some(words)
 }
