@@ -145,11 +145,9 @@ impl Memory {
             let Ok((bitmap, _)) = DirtyBitmap::read_from_prefix(rest) else {
                 return invalid();
             };
-            let words = words(size, bitmap.pgsize);
+            let words = self.words(size, bitmap.pgsize);
             let fits = words.is_some_and(|words| {
-                bitmap.size == 8 * words
-                    && u64::from(argsz) >= 40 + bitmap.size
-                    && self.page.is_some()
+                bitmap.size == 8 * words && u64::from(argsz) >= 40 + bitmap.size
             });
             if !fits {
                 return Outcome::Errors(if known {
@@ -252,7 +250,7 @@ impl Memory {
 
     /// A bitmap of the pages of `bits` bytes from `iova` on, which are clean after this.
     fn take(&mut self, iova: u64, length: u64, bits: u64) -> Vec<u8> {
-        let mut bitmap = vec![0; 8 * words(length, bits).unwrap_or(0) as usize];
+        let mut bitmap = vec![0; 8 * words(length, bits) as usize];
         let page = self.page.unwrap_or(4096);
         for entry in &self.entries {
             let Some((first, last)) = entry.part(iova, length) else {
@@ -276,6 +274,14 @@ impl Memory {
         bitmap
     }
 
+    /// 64-bit words of a bitmap, if it can be asked for: in pages of the log as well it must not have too many bits.
+    fn words(&self, length: u64, page: u64) -> Option<u64> {
+        let sound = length > 0 && page.is_power_of_two();
+        let logged = self.page.filter(|_| sound)?;
+        let fits = words(length, page.min(logged)) <= MAX_DATA as u64 / 8;
+        fits.then(|| words(length, page))
+    }
+
     fn pages(&self, page: u64) -> u64 {
         let pages = self
             .entries
@@ -285,9 +291,7 @@ impl Memory {
     }
 }
 
-/// 64-bit words of a bitmap, if it can be asked for.
-fn words(length: u64, page: u64) -> Option<u64> {
-    let words =
-        (length > 0 && page.is_power_of_two()).then(|| length.div_ceil(page).div_ceil(64))?;
-    (words <= MAX_DATA as u64 / 8).then_some(words)
+/// 64-bit words of a bitmap in pages of `page` bytes.
+fn words(length: u64, page: u64) -> u64 {
+    length.div_ceil(page).div_ceil(64)
 }
