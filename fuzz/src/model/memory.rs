@@ -229,8 +229,9 @@ impl Memory {
             length,
             page_size,
         } = report;
-        let words =
-            words(length, page_size).filter(|words| self.page.is_some() && room >= 24 + 8 * words);
+        let words = self
+            .words(length, page_size)
+            .filter(|words| room >= 24 + 8 * words);
         words.ok_or_else(invalid)?;
         let mut covered: Vec<_> = self
             .entries
