@@ -18,6 +18,8 @@ pub enum Job {
     Rx,
     /// Send each frame back to where it came from.
     Echo,
+    /// Have the messages of another device come, the example `msix`.
+    Msix,
 }
 
 /// The command line, taken apart.
@@ -37,6 +39,9 @@ pub struct Args {
     pub idle: u32,
     /// `linger=`: milliseconds from the end of a job to the end of the machine, for QEMU to pass its frames on.
     pub linger: u32,
+    /// `halt=1`: the processor sleeps between interrupts, so that a lost one stops it for good, instead of looking out
+    /// for them.
+    pub halt: bool,
     /// `keep=1`: each interrupt is acknowledged only when it has come a second time.
     pub keep: bool,
 }
@@ -51,6 +56,7 @@ impl Default for Args {
             batch: 32,
             idle: 5000,
             linger: 0,
+            halt: false,
             keep: false,
         }
     }
@@ -61,7 +67,7 @@ impl Default for Args {
 pub enum Error {
     /// A word of the command line that means nothing or is out of range.
     Word(&'static str),
-    /// No 82540EM on bus 0.
+    /// No device for the job on bus 0.
     NoDevice,
     /// The device does not come up.
     Device(guest_driver::Error),
@@ -73,7 +79,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Word(key) => write!(f, "the command line is wrong at {key}="),
-            Error::NoDevice => write!(f, "there is no 82540EM on bus 0"),
+            Error::NoDevice => write!(f, "there is no device for this on bus 0"),
             Error::Device(error) => error.fmt(f),
             Error::Idle => write!(f, "nothing happens any more"),
         }
@@ -104,6 +110,7 @@ impl Args {
                 "batch" => args.batch = within("batch", 1, 4096)?,
                 "idle" => args.idle = within("idle", 1, 600_000)?,
                 "linger" => args.linger = within("linger", 0, 600_000)?,
+                "halt" => args.halt = within("halt", 0, 1)? == 1,
                 "keep" => args.keep = within("keep", 0, 1)? == 1,
                 _ => {}
             }
@@ -120,6 +127,7 @@ fn job(value: &str) -> Result<Job, Error> {
         "tx" => Job::Tx,
         "rx" => Job::Rx,
         "echo" => Job::Echo,
+        "msix" => Job::Msix,
         _ => return Err(Error::Word("test")),
     })
 }

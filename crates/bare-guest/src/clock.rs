@@ -1,17 +1,13 @@
-//! Time: the time stamp counter, measured against the interval timer.
+//! Time: the time stamp counter, measured against the timer of ACPI.
 
 use crate::machine::Machine;
 
-/// Clock of the 8254, Hz.
-const PIT_HZ: u64 = 1_193_182;
+/// The ACPI timer, where the firmware of QEMU's PCs puts it: 24 bits.
+const PM_TIMER: u16 = 0x608;
+const PM_TIMER_HZ: u64 = 3_579_545;
+const PM_TIMER_MASK: u32 = 0xFF_FFFF;
 /// What the counter is measured over: 20 ms.
-const PIT_TICKS: u64 = PIT_HZ / 50;
-const PIT_CHANNEL_2: u16 = 0x42;
-const PIT_COMMAND: u16 = 0x43;
-/// Gate (bit 0) of channel 2 and the speaker (bit 1).
-const GATE: u16 = 0x61;
-/// Output of channel 2, in the same port.
-const OUTPUT: u8 = 1 << 5;
+const SPAN: u32 = (PM_TIMER_HZ / 50) as u32;
 
 /// A clock in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +18,27 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Measures how fast the counter runs: the least of three, since whatever comes in between makes it look faster.
+    /// Measures how fast the counter runs.
     pub fn new(machine: Machine) -> Self {
-        let ticks = (0..3).map(|_| measure(machine)).min().unwrap_or_default();
-        let khz = (ticks * PIT_HZ / PIT_TICKS / 1000).max(1);
-        Self { machine, khz }
+        let start = Moment::now(machine);
+        let since = |moment: &Moment| moment.timer.wrapping_sub(start.timer) & PM_TIMER_MASK;
+        let end = loop {
+            let moment = Moment::now(machine);
+            if since(&moment) >= SPAN {
+                break moment;
+            }
+        };
+        let ticks = end.counter - start.counter;
+        let khz = ticks * PM_TIMER_HZ / u64::from(since(&end)) / 1000;
+        Self {
+            machine,
+            khz: khz.max(1),
+        }
+    }
+
+    /// The machine it belongs to.
+    pub fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// Nanoseconds since the counter was 0.
@@ -46,20 +58,26 @@ impl Clock {
     }
 }
 
-/// Ticks of the time stamp counter in [`PIT_TICKS`].
-fn measure(machine: Machine) -> u64 {
-    let gate = machine.inb(GATE) & !0b11;
-    machine.outb(GATE, gate);
-    // Channel 2, low and high byte, mode 0: the output rises when the count has run down.
-    machine.outb(PIT_COMMAND, 0b1011_0000);
-    machine.outb(PIT_CHANNEL_2, PIT_TICKS as u8);
-    machine.outb(PIT_CHANNEL_2, (PIT_TICKS >> 8) as u8);
-    machine.outb(GATE, gate | 1);
-    let start = machine.tsc();
-    while machine.inb(GATE) & OUTPUT == 0 {
-        machine.pause();
+/// What both show at the same time.
+struct Moment {
+    counter: u64,
+    timer: u32,
+}
+
+impl Moment {
+    /// The best of some tries: the timer is read between two looks at the counter, and whatever holds the processor up
+    /// there keeps those apart.
+    fn now(machine: Machine) -> Self {
+        let mut best = (u64::MAX, 0, 0);
+        for _ in 0..8 {
+            let before = machine.tsc();
+            let timer = machine.inl(PM_TIMER);
+            let apart = machine.tsc() - before;
+            if apart < best.0 {
+                best = (apart, before + apart / 2, timer);
+            }
+        }
+        let (_, counter, timer) = best;
+        Self { counter, timer }
     }
-    let ticks = machine.tsc() - start;
-    machine.outb(GATE, gate);
-    ticks
 }

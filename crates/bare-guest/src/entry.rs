@@ -12,8 +12,8 @@ use core::{ptr, slice};
 
 use bare_guest::machine::{Machine, Ram};
 
-/// Exceptions and the inputs of both interrupt controllers.
-const VECTORS: usize = 48;
+/// Exceptions, the inputs of both interrupt controllers from 32 on, and messages from 64 on.
+const VECTORS: usize = 96;
 /// Bytes from one stub to the next.
 const STUB: usize = 16;
 /// What the start info begins with.
@@ -125,7 +125,7 @@ entry64:
     .globl stubs
 stubs:
     .set vector, 0
-    .rept 48
+    .rept 96
     .balign 16
     pushq $vector
     jmp save
@@ -240,7 +240,7 @@ extern "C" fn start(info: *const StartInfo) -> ! {
 
 /// Called by the stubs, on a stack of its own: the code that was interrupted may use what is below its stack pointer.
 #[unsafe(no_mangle)]
-extern "C" fn interrupted(vector: u64, frame: *const [u64; 4]) {
+extern "C" fn interrupted(vector: u8, frame: *const [u64; 4]) {
     // SAFETY: the processor has pushed at least five words there.
     crate::interrupted(machine(), vector, unsafe { &*frame });
 }

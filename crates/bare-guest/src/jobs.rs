@@ -11,7 +11,9 @@ use crate::args::{Args, Error, Job};
 use crate::frame;
 use crate::interrupt::{self, STATE};
 use crate::machine::{Machine, Ram};
+use crate::msix;
 use crate::nic::Nic;
+use crate::patience::Patience;
 use crate::report;
 use crate::report::Serial;
 
@@ -23,6 +25,9 @@ const MS: u64 = 1_000_000;
 ///
 /// There is no card, it does not come up, or nothing happens for longer than `args` allow.
 pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Result<(), Error> {
+    if args.job == Job::Msix {
+        return msix::run(machine, args, serial);
+    }
     let nic = Nic::find(machine, ram)?;
     let (slot, registers, line, khz) = (nic.slot(), nic.registers(), nic.line(), nic.clock.khz);
     let config = Config {
@@ -39,7 +44,7 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
     );
     report!(serial, "ready");
     let done = match args.job {
-        Job::Probe => Ok(()),
+        Job::Probe | Job::Msix => Ok(()),
         Job::Mmio => {
             mmio(&mut nic, args, serial);
             Ok(())
@@ -51,44 +56,6 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
     };
     nic.bus.wait(u64::from(args.linger) * MS);
     done
-}
-
-/// A moment after which a job gives up, moved on by everything that happens.
-struct Patience {
-    idle: u64,
-    end: u64,
-    looked: u32,
-}
-
-impl Patience {
-    fn new(nic: &Nic, args: &Args) -> Self {
-        let idle = u64::from(args.idle) * MS;
-        let end = nic.clock.now() + idle;
-        Self {
-            idle,
-            end,
-            looked: 0,
-        }
-    }
-
-    /// Whether time is up. Looks at the clock only now and then.
-    fn is_over(&mut self, nic: &Nic, happened: bool) -> bool {
-        if happened {
-            self.looked = 0;
-            self.end = 0;
-            return false;
-        }
-        self.looked = self.looked.wrapping_add(1);
-        if !self.looked.is_multiple_of(64) {
-            nic.machine().pause();
-            return false;
-        }
-        let now = nic.clock.now();
-        if self.end == 0 {
-            self.end = now + self.idle;
-        }
-        now >= self.end
-    }
 }
 
 fn mmio(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) {
@@ -120,18 +87,14 @@ fn irq(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Err
     machine.interrupts(true);
 
     let start = nic.bus.now();
-    let mut patience = Patience::new(&nic.bus, args);
+    let mut patience = Patience::new(nic.bus.clock, args);
     let mut caused = 0;
     while caused < args.count {
         nic.bus.write32(ICS, cause::TXDW);
         caused += 1;
-        while STATE.taken.load(Relaxed) < caused {
-            if patience.is_over(&nic.bus, false) {
-                caused = args.count;
-                break;
-            }
+        if !patience.wait(|| STATE.taken.load(Relaxed) >= caused) {
+            break;
         }
-        patience.is_over(&nic.bus, true);
     }
     let ns = nic.bus.now() - start;
 
@@ -145,8 +108,7 @@ fn irq(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Err
     let pending = nic.bus.read32(ICR);
     report!(
         serial,
-        "irq caused={} taken={taken} kept={} spurious={} stuck={stuck} pending={pending:#x} ns={ns}",
-        args.count,
+        "irq caused={caused} taken={taken} kept={} spurious={} stuck={stuck} pending={pending:#x} ns={ns}",
         STATE.kept.load(Relaxed),
         STATE.spurious.load(Relaxed),
     );
@@ -189,7 +151,7 @@ fn tx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Erro
         let buffer = nic.tx_buffer(index);
         nic.bus.ram.write(buffer, &bytes[..args.size]);
     }
-    let mut patience = Patience::new(&nic.bus, args);
+    let mut patience = Patience::new(nic.bus.clock, args);
     let (mut queued, mut sent) = (0, 0);
     let start = nic.bus.now();
     while sent < args.count {
@@ -203,7 +165,9 @@ fn tx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Erro
         }
         let done = reap(nic);
         sent += done;
-        if patience.is_over(&nic.bus, batch + done > 0) {
+        if batch + done > 0 {
+            patience.renew();
+        } else if patience.is_over() {
             break;
         }
     }
@@ -277,7 +241,7 @@ impl Receiver {
 
 fn rx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Error> {
     let mut receiver = Receiver::new(nic, args);
-    let mut patience = Patience::new(&nic.bus, args);
+    let mut patience = Patience::new(nic.bus.clock, args);
     let (mut frames, mut bytes, mut strange, mut gaps) = (0u32, 0u64, 0u32, 0u32);
     let (mut expected, mut start, mut end) = (0u32, 0, 0);
     while frames < args.count {
@@ -304,7 +268,9 @@ fn rx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Erro
         } else {
             receiver.kick(nic);
         }
-        if patience.is_over(&nic.bus, happened) {
+        if happened {
+            patience.renew();
+        } else if patience.is_over() {
             break;
         }
     }
@@ -322,7 +288,7 @@ fn rx(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Erro
 
 fn echo(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Error> {
     let mut receiver = Receiver::new(nic, args);
-    let mut patience = Patience::new(&nic.bus, args);
+    let mut patience = Patience::new(nic.bus.clock, args);
     let (mut returned, mut waiting) = (0, 0);
     let mut bytes = [0; frame::MAX];
     let start = nic.bus.now();
@@ -353,7 +319,9 @@ fn echo(nic: &mut E1000<Nic>, args: &Args, serial: &mut Serial) -> Result<(), Er
         if !happened {
             receiver.kick(nic);
         }
-        if patience.is_over(&nic.bus, happened) {
+        if happened {
+            patience.renew();
+        } else if patience.is_over() {
             break;
         }
     }

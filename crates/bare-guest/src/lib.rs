@@ -24,7 +24,9 @@ pub mod frame;
 pub mod interrupt;
 pub mod jobs;
 pub mod machine;
+pub mod msix;
 pub mod nic;
+pub mod patience;
 pub mod pci;
 pub mod report;
 
@@ -36,6 +38,7 @@ pub fn run(machine: Machine, ram: Ram, command: &str) -> bool {
     let mut serial = report::Serial::new(machine);
     // The firmware has left its cursor behind a message.
     report!(serial, "");
+    interrupt::silence(machine);
     let done = Args::parse(command).and_then(|args| jobs::run(machine, ram, &args, &mut serial));
     match done {
         Ok(()) => report!(serial, "end ok"),

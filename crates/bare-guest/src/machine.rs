@@ -95,10 +95,20 @@ impl Machine {
         }
     }
 
-    /// Stops until the next interrupt.
+    /// Lets interrupts through and stops until the next one, which cannot come in between.
     pub fn halt(self) {
-        // SAFETY: goes on behind the handler.
-        unsafe { asm!("hlt", options(nostack)) };
+        // SAFETY: as in `interrupts`; goes on behind the handler.
+        unsafe { asm!("sti", "hlt", options(nostack)) };
+    }
+
+    /// Sleeps from interrupt to interrupt until `done`; leaves interrupts let through.
+    pub fn halt_until(self, mut done: impl FnMut() -> bool) {
+        self.interrupts(false);
+        while !done() {
+            self.halt();
+            self.interrupts(false);
+        }
+        self.interrupts(true);
     }
 }
 

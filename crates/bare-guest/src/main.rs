@@ -13,9 +13,9 @@ compile_error!("the image is built without SSE: RUSTFLAGS='-C target-feature=-ss
 use core::fmt::Write;
 use core::panic::PanicInfo;
 
-use bare_guest::interrupt;
 use bare_guest::machine::{Machine, Ram};
 use bare_guest::report::Serial;
+use bare_guest::{interrupt, msix};
 
 /// `isa-debug-exit`: QEMU ends with twice what is written, plus one.
 const EXIT: u16 = 0xF4;
@@ -28,26 +28,34 @@ fn main(machine: Machine, ram: Ram, command: &str) -> ! {
     exit(machine, if done { DONE } else { FAILED })
 }
 
-/// The processor or an interrupt controller has interrupted; what it pushed for an exception is in `frame`.
-fn interrupted(machine: Machine, vector: u64, frame: &[u64]) {
-    let first = u64::from(interrupt::VECTORS);
-    match vector.checked_sub(first) {
-        Some(input) => interrupt::handle(machine, input as u8),
-        None => panic!("exception {vector}, {frame:#x?}"),
+/// The processor, an interrupt controller or a device's message has interrupted; what was pushed for an exception is in
+/// `frame`.
+fn interrupted(machine: Machine, vector: u8, frame: &[u64]) {
+    const INPUTS_END: u8 = interrupt::VECTORS + 16;
+    match vector {
+        interrupt::VECTORS..INPUTS_END => interrupt::handle(machine, vector - interrupt::VECTORS),
+        msix::FIRST.. => msix::handle(machine, usize::from(vector - msix::FIRST)),
+        _ => panic!("exception {vector}, {frame:x?}"),
     }
 }
 
 fn exit(machine: Machine, code: u32) -> ! {
-    machine.outl(EXIT, code);
     machine.interrupts(false);
+    machine.outl(EXIT, code);
+    // There is no such device; whoever waits for the end sees the last record.
     loop {
-        machine.halt();
+        machine.pause();
     }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let machine = entry::machine();
-    let _ = writeln!(Serial::new(machine), "failed {info}");
+    let (message, mut serial) = (info.message(), Serial::new(machine));
+    // A record is one line.
+    let _ = match info.location() {
+        Some(at) => writeln!(serial, "failed {message} ({}:{})", at.file(), at.line()),
+        None => writeln!(serial, "failed {message}"),
+    };
     exit(machine, PANICKED)
 }

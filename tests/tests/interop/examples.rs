@@ -1,6 +1,7 @@
 //! The examples of the crate `vfio-user` as devices of a QEMU under qtest: what a guest would do with them is done by
 //! hand.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,12 +11,15 @@ use guest_driver::Bus;
 use guest_driver::qtest::Qtest;
 use guest_driver::regs::pci;
 use libtest_mimic::Trial;
-use nic_emu_lab::{Lab, Nic, Process, QtestVm};
+use nic_emu_lab::{Accel, Lab, Nic, Process, QtestVm};
 use nic_emu_tests::cli;
 use nic_emu_tests::machine::{RAM, SLOT};
 use tempfile::TempDir;
 
 use crate::check;
+use crate::jobs::OTHERS_TURN;
+use crate::relay::{REGION_WRITE, Relay, SET_IRQS};
+use crate::running::{self, number};
 
 /// What anything may take that happens at once, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +31,9 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         check("interop::counter::interrupts_at_ten", lab, counter),
         check("interop::msix::every_vector", lab, every_vector),
         check("interop::msix::masked_vectors", lab, masked_vectors),
+        check("interop::msix::in_a_guest", lab, |lab| {
+            msix_in_a_guest(lab, Accel::Tcg, 1000)
+        }),
         check("interop::msix::function_mask", lab, function_mask),
         check(
             "interop::msix::masked_from_the_start",
@@ -36,21 +43,22 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
     ]
 }
 
-/// An example that serves, and a QEMU with its device.
-struct Attached {
-    qtest: Qtest,
-    // QEMU leaves before its device does.
-    _vm: QtestVm,
+/// An example that serves.
+struct Served {
+    socket: PathBuf,
     _server: Process,
     _folder: TempDir,
 }
 
-impl Attached {
-    fn start(lab: &Lab, example: &str) -> Result<Self> {
+impl Served {
+    fn start(example: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("socket");
         let mut server = Command::new(cli::example(example)?);
-        server.arg(&socket).stdin(Stdio::null());
+        server
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
         let mut server = Process::spawn(server)?;
         let started = Instant::now();
         while !socket.exists() {
@@ -58,7 +66,26 @@ impl Attached {
             ensure!(started.elapsed() < PATIENCE, "{example} does not listen");
             sleep(Duration::from_millis(2));
         }
-        let mut device = Nic::vfio_user(&socket).device(0);
+        Ok(Self {
+            socket,
+            _server: server,
+            _folder: folder,
+        })
+    }
+}
+
+/// An example that serves, and a QEMU with its device.
+struct Attached {
+    qtest: Qtest,
+    // QEMU leaves before its device does.
+    _vm: QtestVm,
+    _served: Served,
+}
+
+impl Attached {
+    fn start(lab: &Lab, example: &str) -> Result<Self> {
+        let served = Served::start(example)?;
+        let mut device = Nic::vfio_user(&served.socket).device(0);
         device["addr"] = format!("{SLOT:#x}").into();
         let vm = QtestVm::start(lab, &["-device", &device.to_string()])?;
         let mut qtest = Qtest::new(vm.stream().try_clone()?, SLOT, RAM, 0);
@@ -67,8 +94,7 @@ impl Attached {
         Ok(Self {
             qtest,
             _vm: vm,
-            _server: server,
-            _folder: folder,
+            _served: served,
         })
     }
 }
@@ -227,6 +253,41 @@ impl Msix {
         ensure!(came == 0, "vectors {came:#x} came although masked");
         Ok(())
     }
+}
+
+/// A guest that takes the messages as interrupts, `count` of them, one after the other. Once they are set up, not a
+/// message of the protocol is about them; masking one holds it back.
+pub(crate) fn msix_in_a_guest(lab: &Lab, accel: Accel, count: u64) -> Result<String> {
+    let served = Served::start("msix")?;
+    let relay = Relay::start(&served.socket)?;
+    let guest = lab.bare(cli::bare_guest()?).accel(accel);
+    let guest = guest.nic(Nic::vfio_user(relay.socket()));
+    let mut guest = guest.start(&format!("test=msix count={count} {OTHERS_TURN}"))?;
+    guest.record("ready", running::PATIENCE)?;
+    let before = relay.passed();
+    let msix = guest.record("msix", running::PATIENCE)?;
+    let passed = relay.passed().since(&before).commands;
+    let masked = guest.record("masked", running::PATIENCE)?;
+    guest.finish(running::PATIENCE)?;
+    for key in ["taken", "handled"] {
+        ensure!(number(&msix, key)? == count, "{msix:?}");
+    }
+    for key in ["held", "delivered"] {
+        ensure!(
+            number(&masked, key)? == number(&masked, "count")?,
+            "{masked:?}"
+        );
+    }
+    // The first may have passed before we looked.
+    ensure!(passed[REGION_WRITE] > count / 2, "doorbells: {passed:?}");
+    ensure!(
+        passed[SET_IRQS] == 0,
+        "messages about interrupts: {passed:?}"
+    );
+    let each = number(&msix, "ns")? / count / 1000;
+    Ok(format!(
+        "{count} of {VECTORS} vectors, {each} us each, 0 SET_IRQS"
+    ))
 }
 
 /// What a vector writes.

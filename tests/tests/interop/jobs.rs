@@ -13,6 +13,9 @@ const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// finds no buffer for.
 const WINDOW: usize = 100;
 
+/// The guest sleeps between its interrupts: the processors are needed elsewhere.
+pub(crate) const OTHERS_TURN: &str = "halt=1";
+
 /// Brings the device up.
 pub(crate) fn probe(lab: &Lab, setup: Setup) -> Result<String> {
     let ended = setup.start(lab, "test=probe")?.run("end")?;
@@ -102,7 +105,10 @@ pub(crate) fn interrupts(
     count: u64,
     keep: bool,
 ) -> Result<(String, Ended)> {
-    let command = format!("test=irq count={count} keep={}", u8::from(keep));
+    let command = format!(
+        "test=irq count={count} keep={} {OTHERS_TURN}",
+        u8::from(keep)
+    );
     let ended = setup.start(lab, &command)?.run("irq")?;
     let irq = ended.record("irq")?;
     ensure!(number(irq, "taken")? == count, "{irq:?}");

@@ -8,6 +8,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use nic_emu_lab::{Accel, Lab, Nic};
 use nic_emu_tests::cli;
 
+use crate::examples::msix_in_a_guest;
 use crate::jobs;
 use crate::relay::{REGION_READ, SET_IRQS};
 use crate::running::{PATIENCE, Setup, Whose};
@@ -16,6 +17,7 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
     vec![
         trial("interrupts", lab, |lab| interrupts(lab, false)),
         trial("interrupts_left_standing", lab, |lab| interrupts(lab, true)),
+        trial("msix", lab, |lab| msix_in_a_guest(lab, Accel::Kvm, 3000)),
         trial("traffic", lab, |lab| jobs::echo(lab, ours(), 500)),
     ]
 }
@@ -59,7 +61,7 @@ fn ours() -> Setup {
 /// Thousands of interrupts, and not one message about them. With `keep` each of them comes a second time because the
 /// end of the first was signalled to the device (its resample eventfd), whose line was still up.
 fn interrupts(lab: &Lab, keep: bool) -> Result<String> {
-    let count = 3000;
+    let count = if keep { 1000 } else { 3000 };
     let setup = Setup {
         counted: true,
         ..ours()
@@ -67,12 +69,12 @@ fn interrupts(lab: &Lab, keep: bool) -> Result<String> {
     let (said, ended) = jobs::interrupts(lab, setup, count, keep)?;
     let passed = ended.passed.commands;
     ensure!(
-        passed[SET_IRQS] <= 4,
+        passed[SET_IRQS] == 0,
         "{} messages about {count} interrupts",
         passed[SET_IRQS]
     );
     ensure!(
-        passed[REGION_READ] >= count,
+        passed[REGION_READ] > count / 2,
         "{} reads for {count} interrupts: the messages were not counted",
         passed[REGION_READ]
     );
