@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (count, irqs) = (0, server.irqs());
     let mut counter = Counter { count, irqs };
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut events = Vec::with_capacity(4);
+    let (mut events, mut seen) = (Vec::with_capacity(4), server.epoch());
     loop {
         let (epoll, token) = (epoll.as_fd(), 0);
         server.update_watches(&mut Epoll { epoll, token })?;
@@ -60,8 +60,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         // No queues, no DMA: nothing to wait for.
-        if let Err(closed) = server.pass_epoch(server.epoch(), &mut counter) {
-            eprintln!("{closed}");
+        while server.epoch() != seen {
+            seen = server.epoch();
+            let _ = server.pass_epoch(seen, &mut counter);
         }
     }
 }

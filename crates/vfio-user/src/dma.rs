@@ -46,7 +46,7 @@ struct Source {
     offset: u64,
 }
 
-/// How a guest's memory can be reached.
+/// How a guest's memory can be reached. Specification, "Client memory access".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
     /// There is none.

@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::pci::Command;
 
 /// A region whose contents belong to the device. Configuration space is not among them, the server keeps it.
+/// Specification, "Region Information".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
     /// A base address register's.
@@ -13,7 +14,7 @@ pub enum Region {
     Rom,
 }
 
-/// Why a device starts over.
+/// Why a device starts over. Specification, "VFIO_USER_DEVICE_RESET".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResetKind {
@@ -29,6 +30,7 @@ pub enum ResetKind {
 
 /// The control of a device. Its methods are called between receiving a request and replying to it, while a CPU of
 /// the guest waits: they never block, and they cannot fail, since whatever a guest does has a result in hardware.
+/// Specification, "Read and Write Operations".
 pub trait Handler {
     /// A read from `offset` of `region`, of any size and alignment, within the region. `data` comes filled with
     /// ones, which is what nobody answering looks like.
@@ -59,7 +61,7 @@ pub trait Handler {
 pub struct InvalidState(pub String);
 
 /// A device that can be stopped, saved, and continued elsewhere. The server keeps the states of the protocol and saves
-/// configuration space; this is about the rest.
+/// configuration space; this is about the rest. Specification, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE".
 pub trait Migration {
     /// The device stops: queues are to leave guest memory and the outside alone before the epoch that begins with
     /// this passes. What the outside sends meanwhile waits there. Registers go on being answered.

@@ -1,57 +1,65 @@
-//! A vfio-user server for emulated PCI devices, and a client.
+//! A vfio-user server for emulated PCI devices, and a [client](client).
 //!
-//! A hypervisor (QEMU >= 10.1, cloud-hypervisor) attaches a PCI device over a UNIX socket. This crate is the
-//! device's end: describe what the device *is* with [`Device::builder`], say what it *does* by implementing
-//! [`Handler`], and drive a [`Server`] from an event loop. It never blocks, never starts a thread, and allocates
-//! nothing per message while a guest runs.
+//! A hypervisor can leave the emulation of a PCI device to another process. The guest sees an ordinary PCI function;
+//! what it does to the function's registers, the hypervisor (the *client*) tells that process (the *server*) over a
+//! UNIX socket, by the protocol vfio-user. QEMU (10.1 and newer), cloud-hypervisor and SPDK speak it. This crate is the
+//! server's end, and for tests and drivers in user space the client's as well.
+//!
+//! Describe what the device *is* with [`Device::builder`]: ids, BARs, capabilities, interrupts. Say what it *does* by
+//! implementing [`Handler`]: what a read of a register returns, what a write sets off. Drive a [`Server`] from an event
+//! loop. This crate never blocks, never starts a thread, and allocates nothing per message while a guest runs.
+//!
+//! # A whole device
+//!
+//! A register that counts the writes to it and interrupts at every tenth, in `examples/counter.rs`:
 //!
 //! ```no_run
-//! # use std::os::fd::AsFd;
-//! # use rustix::event::epoll;
-//! # use vfio_user::*;
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # struct Nothing;
-//! # impl Handler for Nothing {
-//! #     fn read(&mut self, _: Region, _: u64, _: &mut [u8]) {}
-//! #     fn write(&mut self, _: Region, _: u64, _: &[u8]) {}
-//! #     fn reset(&mut self, _: ResetKind) {}
-//! # }
-//! # let mut handler = Nothing;
-//! let device = Device::builder()
-//!     .ids(0x1234, 0x11e8)
-//!     .class(0xff_00_00)
-//!     .bar(0, Bar::memory32(0x1000))
-//!     .intx(1)
-//!     .build()?;
-//! let listener = Listener::bind("/run/device.sock", &ListenOptions::default())?;
-//! let mut server = Server::new(listener, device);
-//! let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-//! let mut events = Vec::with_capacity(16);
-//! let mut seen = server.epoch();
-//! loop {
-//!     server.update_watches(&mut Epoll { epoll: epoll.as_fd(), token: 0 })?;
-//!     epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
-//!     for event in events.drain(..) {
-//!         if let Some(event) = Event::from_epoll(event.data.u64(), event.flags) {
-//!             // `Closed` is worth a line in the log; the server listens on.
-//!             let _ = server.on_event(event, &mut handler);
-//!         }
-//!     }
-//!     while server.epoch() != seen {
-//!         seen = server.epoch();
-//!         // Here queues load `server.mem()` again (on this thread: its `nonblocking()` view) and drop the old map.
-//!         let _ = server.pass_epoch(seen, &mut handler);
-//!     }
-//!     // Here queues work, and `server.irqs().set_level(..)` tells what they ask of the guest.
-//! }
-//! # }
+#![doc = include_str!("../examples/counter.rs")]
 //! ```
 //!
-//! # Memory, and the threads that use it
+//! # The life of a device
 //!
-//! [`Server::mem`] is the guest's memory as the client described it. Ranges that came with a file are mapped, and any
-//! thread may use them. Ranges without a file are read and written by asking the client (DMA_READ, DMA_WRITE), and
-//! whoever does that waits for an answer that arrives through the server. So a queue on the server's own thread uses
+//! A [`Listener`] is bound, and the server waits. The client connects, *negotiates* a version and capabilities (this is
+//! done before you hear of it), tells where the guest's memory is, asks what the device has, and hands over eventfds
+//! for its interrupts. Then the guest's firmware finds the function, sizes its BARs and switches it on: configuration
+//! space is kept by the server, the device is told of what matters by [`Handler::command`]. From there on it is reads
+//! and writes.
+//!
+//! A [reset](Handler::reset) can come at any time and from four sides ([`ResetKind`]). When the client leaves, all that
+//! was its own goes with it (memory, eventfds, configuration space), the device is reset, and the server listens on:
+//! the device outlives its clients, one at a time. A client that breaks the framing of messages is disconnected
+//! ([`Closed`]); for any other mistake it gets an errno and the connection goes on. Nothing that a client sends can do
+//! more than that.
+//!
+//! Handlers cannot fail. Whatever a guest does has a result in hardware, and so it has here.
+//!
+//! # Threads
+//!
+//! A server belongs to one thread, as many servers as you like to one event loop: descriptors are handed out by
+//! [`Server::update_watches`], events handed back to [`Server::on_event`], and no call waits for anything. While a
+//! request is executed a CPU of the guest stands still, often with a lock held that stops all others: handlers take
+//! microseconds.
+//!
+//! What other threads need is shared behind `Arc`s that stay the same for the life of the device: the guest's memory
+//! ([`Server::mem`]) and the interrupts ([`Server::irqs`]). A device that moves data has *queues*, which run wherever
+//! you like, started by register writes, and use both.
+//!
+//! # Epochs
+//!
+//! Some replies tell the client that something is not in use any more: to DMA_UNMAP, that the memory may be given to
+//! somebody else; to a reset, that the device has come to rest. Queues on other threads cannot be stopped within the
+//! request. So such a request begins an *epoch* ([`Server::epoch`] counts them), and its reply, with all that follow,
+//! is held back until the owner of the queues calls [`Server::pass_epoch`]. Before that each queue has dropped the
+//! memory map it was using and loaded the new one, and has noticed that it was reset or stopped. A device without
+//! queues passes at once, as in the example. Clients wait about 5 seconds for a reply, then give the device up: pass
+//! quickly, and never make it wait for the client.
+//!
+//! # Memory
+//!
+//! [`Server::mem`] is the guest's memory as the client described it, an immutable snapshot that is replaced with every
+//! change ([`guest_mem`]). Ranges that came with a file are mapped, and any thread may use them. Ranges without a file
+//! are read and written by asking the client (DMA_READ, DMA_WRITE), and whoever does that waits for an answer that
+//! arrives through the server. So a queue on the server's own thread uses
 //! [`GuestMem::nonblocking`](guest_mem::GuestMem::nonblocking), in which such ranges are unreachable; a queue on a
 //! thread of its own uses all, [flushes](guest_mem::GuestMem::flush) what it wrote before it interrupts the guest, and
 //! gives way when it is [interrupted](guest_mem::DmaError::Interrupted) by an epoch. [`Server::memory`] tells which it
@@ -59,44 +67,50 @@
 //!
 //! Hypervisors send a file for memory that they do not share, too (QEMU without `share=on`), and do not say so. With
 //! clients that answer DMA_READ this is found out when the guest enables bus mastering, by comparing a few pages; such
-//! a file is not used any further.
+//! a file is not used any further. A process whose clients may truncate the files they share installs
+//! [`guest_mem::sigbus`].
+//!
+//! # Interrupts
+//!
+//! [`IrqTable`] raises them from any thread, without a lock. INTx is a *level*: [`set_level`](IrqTable::set_level) says
+//! whether the device asks for attention, and the table knows when to signal, hold back and signal again. MSI and MSI-X
+//! are messages: [`raise`](IrqTable::raise). One that is masked, or has no eventfd yet, stays pending and is delivered
+//! later, never lost. Which of the two a guest uses is its choice, so a device with both asks
+//! [`messages`](IrqTable::messages) and does the one or the other.
+//!
+//! # Memory of the device
+//!
+//! A BAR can be backed by a file in whole or in part ([`mappable`](DeviceBuilder::mappable)), which clients map into
+//! the guest: accesses cost nothing then, and tell nothing. The device looks at the memory by itself
+//! ([`Server::region_mem`]), in a loop or on a timer. The price: QEMU stops posting writes to all of the device's BARs.
 //!
 //! # Migration
 //!
-//! A device whose handler has a [`Migration`] can be moved to another server by a client that asks for it: it is
-//! stopped, its state read in pieces, written to a device of the same description elsewhere, and continued there. The
-//! server keeps the states of the protocol, saves configuration space and what is pending of MSI and MSI-X, and checks
-//! that the bytes are whole; what else the device knows is the handler's. A transition that stops the device is answered
-//! when all queues have passed its epoch, and nothing is executed before: [`Migration::save`] finds them at rest. Bytes
-//! that are no state of this device leave it in the ERROR state of the protocol until it is reset; nobody else notices.
+//! A device that returns something from [`Handler::migration`] can be saved, moved and restored, by whoever speaks the
+//! protocol's migration messages (the [client](client) here does; QEMU 11.1 does not, and moves a guest *without* its
+//! device's state, saying nothing). The server keeps the states, saves configuration space and pending interrupts, logs
+//! which pages the device writes, and checks what it restores; the device saves and loads the rest. A state is hostile
+//! input like any other.
 //!
-//! Meanwhile the client may have all pages logged that the device writes through [`Server::mem`].
+//! # What clients differ in
 //!
-//! # Where it differs from libvfio-user
+//! | | QEMU | cloud-hypervisor | SPDK |
+//! |---|---|---|---|
+//! | writes to memory BARs | posted, in batches | wait for the reply | wait for the reply |
+//! | answers DMA_READ, DMA_WRITE | when it waits for nothing itself | no | no |
+//! | memory without a file | passes it on as such | keeps it to itself | keeps it to itself |
+//! | INTx | with KVM resampled by eventfd; else UNMASK after the first access | UNMASK after each access | does not use interrupts |
+//! | an error to a read | the guest reads ones | waits for ever | is an error |
+//! | several areas to map of one BAR | yes | yes | the first only |
 //!
-//! What the tests of libvfio-user (the C library of the protocol's authors) ask of a server is done, except where a
-//! hypervisor in use would suffer, or a guest on real hardware would see something else:
+//! None of this concerns a device; it is why replies are what they are. [`client::Dialect`] has it as a table, for
+//! tests. Where the server differs from libvfio-user, the C library of the protocol's authors, and which test shows
+//! which clause, is in `docs/vfio-user.md` of the repository.
 //!
-//! * The answer to VERSION is never longer than the proposal, which QEMU could not receive; the protocol's defaults hold
-//!   for what does not fit. Only clients that ask for a second socket get a longer one.
-//! * The same memory mapped again succeeds, as there; other overlaps are refused with EINVAL as there, where the
-//!   specification names EEXIST. A client may have [`wire::MAX_DMA_MAPS`] maps of 512 files; ENOSPC if its files are
-//!   more, or larger than 8 TiB together. A file that is not a regular one is refused with EINVAL.
-//! * A reply that nobody asked for is refused with EINVAL as long as the client was not asked anything; later ones are
-//!   ignored, since answers may come late.
-//! * A read outside a region, of a region that the device does not have or of a BAR that is not decoded reads as ones;
-//!   it is not refused, since cloud-hypervisor waits for ever for the data of a refused read.
-//! * Interrupts of INTx are announced as maskable and auto-masked, and those of MSI and MSI-X as maskable: they are.
-//! * Without [ERR](DeviceBuilder::err_irq), GET_IRQ_INFO for it is refused: QEMU warns about a count of 0.
-//! * An eventfd that comes with UNMASK for INTx is kept, and lets the line rise again when it is signalled.
-//! * A message that is [raised](IrqTable::raise) while its vector is masked or has no eventfd is not refused but stays
-//!   pending, and one of a vector that does not exist is ignored.
-//! * A reset is let through in every state of a migration: it is the only way out of ERROR.
-//! * A feature that does not exist, or of a device that cannot be migrated, is answered ENOTTY, as Linux answers.
-//! * The page size of a dirty log is a hint: below 4096 it becomes that, and the reply says so. Any part of what is mapped
-//!   can be reported, memory without a descriptor included.
-//! * Bits of configuration space that cannot be written ignore what is written, those of power management included;
-//!   MSI-X's control can be written by accesses of any size.
+//! # The specification
+//!
+//! Names here are those of the specification, `docs/interop/vfio-user.rst` of QEMU: what is said of REGION_READ is
+//! found there under the heading "VFIO_USER_REGION_READ", and so on for all messages. [`wire`] has their layouts.
 
 mod access;
 mod blob;

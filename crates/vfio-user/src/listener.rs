@@ -55,7 +55,7 @@ pub enum ListenError {
     NotListening(i32),
 }
 
-/// A listening socket. Removes its file when dropped, if it made it and it is still there.
+/// A listening socket. Removes its file when dropped, if it made it and it is still there. Specification, "Socket".
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,

@@ -36,7 +36,7 @@ const MOST_WRITE_BYTES: usize = 8 << 20;
 /// Questions under way, those included that nobody waits for any more.
 const MOST: usize = 1 << 12;
 
-/// What DMA by message came to, over all clients.
+/// What DMA by message came to, over all clients. Specification, "VFIO_USER_DMA_READ".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DmaMessages {
     /// DMA_READ messages that were answered with data.

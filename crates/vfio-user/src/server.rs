@@ -20,7 +20,7 @@ use crate::listener::Listener;
 use crate::remote::DmaMessages;
 use crate::session::{Closed, Session};
 
-/// What became of those who wanted to connect.
+/// What became of those who wanted to connect. Specification, "Socket".
 #[derive(Debug)]
 pub enum Accepted {
     /// A client is connected.
@@ -35,6 +35,7 @@ pub enum Accepted {
 }
 
 /// A device that is served on a socket. Never blocks; each call does a bounded piece of work.
+/// Specification, "Client/server interactions".
 ///
 /// See the [crate's documentation](crate) for the event loop around it.
 #[derive(Debug)]

@@ -27,6 +27,7 @@ use crate::version::Proposal;
 use crate::wire::{DmaMap, Header, command, header_flags};
 
 /// The connection is over. Everything that belonged to the client is cleaned up, the next one may come.
+/// Specification, "Socket Disconnection Behavior".
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Closed {
@@ -47,6 +48,7 @@ pub enum Closed {
 }
 
 /// A device and the protocol state of its client, without sockets: bytes and descriptors in, replies out.
+/// Specification, "Command Concurrency".
 ///
 /// It lives as long as the device and serves one client after the other. What belongs to a client is negotiation,
 /// configuration space, memory map and interrupt eventfds; the published memory map and the interrupt table stay the

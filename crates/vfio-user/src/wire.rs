@@ -2,6 +2,9 @@
 //!
 //! Source: the vfio-user specification (`docs/interop/vfio-user.rst` of QEMU) and, for everything inside a
 //! payload that comes from VFIO, `linux/vfio.h`. Numbers are host-endian.
+//!
+//! What is called REGION_READ here is found in the specification under "VFIO_USER_REGION_READ", and so on for all
+//! messages; the header under "Header", features and their data under "VFIO_DEVICE_FEATURE_MIGRATION" and the like.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

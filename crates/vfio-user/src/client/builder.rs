@@ -61,6 +61,7 @@ impl Builder {
     }
 
     /// Proposes a socket of their own for the server's commands (`twin_socket`), whatever the dialect says of it.
+    /// Specification, "VFIO_USER_VERSION".
     #[must_use]
     pub fn twin_socket(mut self, propose: bool) -> Self {
         self.twin = propose;
@@ -68,6 +69,7 @@ impl Builder {
     }
 
     /// Most bytes of one DMA_READ or DMA_WRITE, proposed as `max_data_xfer_size`; 1 MiB unless told otherwise.
+    /// Specification, "Message sizes".
     #[must_use]
     pub fn max_data(mut self, bytes: usize) -> Self {
         self.max_data = bytes.min(MAX_DATA);
@@ -81,7 +83,7 @@ impl Builder {
         self
     }
 
-    /// Connects to the socket at `path` and negotiates.
+    /// Connects to the socket at `path` and negotiates. Specification, "Connection Initiation".
     ///
     /// # Errors
     ///
@@ -160,8 +162,8 @@ impl Client {
         self.served.memory = memory;
     }
 
-    /// Proposes a version and capabilities (JSON with its NUL, or nothing); returns the server's. The specification's
-    /// "Version Negotiation".
+    /// Proposes a version and capabilities (JSON with its NUL, or nothing); returns the server's. Specification,
+    /// "VFIO_USER_VERSION".
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// The server's side of the negotiation, as far as a client acts on it.
+/// The server's side of the negotiation, as far as a client acts on it. Specification, "VFIO_USER_VERSION".
 ///
 /// Source: the specification, "Version" and its table of capabilities; limits as QEMU 11.1 checks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub(super) struct File {
 
 impl Client {
     /// Gives the device access to `size` bytes at `iova`: those from `offset` of `file` on, or, without a file, those
-    /// that a [`Memory`](super::Memory) answers for. `flags` are [`dma_map_flags`]. The specification's "DMA Map".
+    /// that a [`Memory`](super::Memory) answers for. `flags` are [`dma_map_flags`]. Specification, "VFIO_USER_DMA_MAP".
     ///
     /// # Errors
     ///
@@ -41,6 +41,7 @@ impl Client {
     }
 
     /// [`dma_map`](Self::dma_map) without waiting: what QEMU does with the maps of one change of its memory.
+    /// Specification, "VFIO_USER_DMA_MAP".
     ///
     /// # Errors
     ///
@@ -69,7 +70,7 @@ impl Client {
         self.submit(command::DMA_MAP, map.as_bytes(), fd.as_slice(), reply)
     }
 
-    /// Takes a range away that was mapped as such. The specification's "DMA Unmap".
+    /// Takes a range away that was mapped as such. Specification, "VFIO_USER_DMA_UNMAP".
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl Client {
         check_echo(&payload, &unmap(iova, size, 0))
     }
 
-    /// [`dma_unmap`](Self::dma_unmap) without waiting.
+    /// [`dma_unmap`](Self::dma_unmap) without waiting. Specification, "VFIO_USER_DMA_UNMAP".
     ///
     /// # Errors
     ///
@@ -94,7 +95,7 @@ impl Client {
         self.submit(command::DMA_UNMAP, request.as_bytes(), fd.as_slice(), reply)
     }
 
-    /// Takes everything away.
+    /// Takes everything away. Specification, "VFIO_USER_DMA_UNMAP".
     ///
     /// # Errors
     ///
@@ -108,7 +109,7 @@ impl Client {
     }
 
     /// Takes a range away and returns which of its pages the device wrote since it was asked last: one bit per
-    /// `page_size` bytes, from the lowest of the first word on.
+    /// `page_size` bytes, from the lowest of the first word on. Specification, "VFIO_USER_DMA_UNMAP".
     ///
     /// # Errors
     ///

@@ -16,6 +16,7 @@ const MOST: usize = 4096;
 static SHARED: AtomicU16 = AtomicU16::new(0);
 
 /// A request whose reply is yet to be collected. Not to be copied: there is one reply.
+/// Specification, "Command Concurrency".
 #[derive(Debug)]
 #[must_use = "a reply that is not collected takes up room"]
 pub struct Ticket {

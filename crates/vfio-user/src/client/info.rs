@@ -19,7 +19,7 @@ const MOST: usize = 64 << 10;
 /// Most capabilities of a region; their list may well lead in a circle.
 const MOST_CAPABILITIES: usize = 64;
 
-/// What there is to know of a region.
+/// What there is to know of a region. Specification, "VFIO_USER_DEVICE_GET_REGION_INFO".
 #[derive(Debug)]
 pub struct RegionDetails {
     /// Size and kind.
@@ -32,6 +32,7 @@ pub struct RegionDetails {
 
 impl RegionDetails {
     /// Maps an area of [`areas`](Self::areas): loads and stores there are the device's memory, no message passes.
+    /// Specification, "Sparse Regions".
     ///
     /// # Errors
     ///
@@ -45,7 +46,7 @@ impl RegionDetails {
     }
 }
 
-/// Eventfds that are signalled by writes to a region.
+/// Eventfds that are signalled by writes to a region. Specification, "VFIO_USER_DEVICE_GET_REGION_IO_FDS".
 #[derive(Debug)]
 pub struct IoFds {
     /// Which writes signal which descriptor.
@@ -62,7 +63,7 @@ impl IoFds {
 }
 
 impl Client {
-    /// Asks what the device has. The specification's "Device Get Info".
+    /// Asks what the device has. Specification, "VFIO_USER_DEVICE_GET_INFO".
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Client {
         read(&reply)
     }
 
-    /// Asks about a region, without what can be mapped of it. The specification's "Device Get Region Info".
+    /// Asks about a region, without what can be mapped of it. Specification, "VFIO_USER_DEVICE_GET_REGION_INFO".
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl Client {
         read(&answer.payload)
     }
 
-    /// Asks about a region and what can be mapped of it.
+    /// Asks about a region and what can be mapped of it. Specification, "VFIO_USER_DEVICE_GET_REGION_INFO".
     ///
     /// # Errors
     ///
@@ -137,7 +138,7 @@ impl Client {
         self.collect(ticket)
     }
 
-    /// Asks which writes to a region are told by eventfds. The specification's "Device Get Region IO FDs".
+    /// Asks which writes to a region are told by eventfds. Specification, "VFIO_USER_DEVICE_GET_REGION_IO_FDS".
     ///
     /// # Errors
     ///
@@ -185,7 +186,7 @@ impl Client {
         self.collect(ticket)
     }
 
-    /// Asks about an interrupt index. The specification's "Device Get IRQ Info".
+    /// Asks about an interrupt index. Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::wire::{SetIrqs, command, irq_index, set_irqs_flags as set};
 
 impl Client {
     /// The SET_IRQS request for one interrupt: `flags` from [`set_irqs_flags`](crate::wire::set_irqs_flags), with the
-    /// eventfd for `DATA_EVENTFD` (none takes the old one away).
+    /// eventfd for `DATA_EVENTFD` (none takes the old one away). Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -19,7 +19,7 @@ impl Client {
         self.set_irqs(index, flags, 0, 1, fd.as_slice())
     }
 
-    /// The SET_IRQS request in full, except for `DATA_BOOL`. The specification's "Device Set IRQs".
+    /// The SET_IRQS request in full, except for `DATA_BOOL`. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -43,6 +43,7 @@ impl Client {
     }
 
     /// SET_IRQS with a flag per interrupt (`DATA_BOOL`): `action` applies to those from `start` on whose flag is set.
+    /// Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -60,7 +61,7 @@ impl Client {
     }
 
     /// Has the interrupts from `start` on signalled by `fds`, in as many messages as the server needs for so many
-    /// descriptors.
+    /// descriptors. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl Client {
         Ok(())
     }
 
-    /// Holds interrupts back.
+    /// Holds interrupts back. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -89,7 +90,7 @@ impl Client {
         self.set_irqs(index, set::DATA_NONE | set::ACTION_MASK, start, count, &[])
     }
 
-    /// Lets interrupts through.
+    /// Lets interrupts through. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -104,7 +105,7 @@ impl Client {
         )
     }
 
-    /// Raises interrupts as if the device had.
+    /// Raises interrupts as if the device had. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl Client {
         )
     }
 
-    /// Takes all interrupts of an index down.
+    /// Takes all interrupts of an index down. Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///

@@ -21,14 +21,14 @@ const MOST_WAITING: usize = 16 << 20;
 ///
 /// An error is answered with its errno (EIO if it has none): QEMU says ENODEV where there is no memory.
 pub trait Memory: Send + Sync + Debug {
-    /// Fills `to` from `address`: the specification's "DMA Read".
+    /// Fills `to` from `address`: specification, "VFIO_USER_DMA_READ".
     ///
     /// # Errors
     ///
     /// If any byte cannot be read.
     fn read(&self, address: u64, to: &mut [u8]) -> io::Result<()>;
 
-    /// Takes `from` for `address`: the specification's "DMA Write".
+    /// Takes `from` for `address`: specification, "VFIO_USER_DMA_WRITE".
     ///
     /// # Errors
     ///

@@ -14,8 +14,8 @@ use crate::wire::{
 const PIECE: usize = 256 << 10;
 
 impl Client {
-    /// Reads a feature, whose value may have `len` bytes; `data` go with the request where it needs some. The
-    /// specification's "Device Feature".
+    /// Reads a feature, whose value may have `len` bytes; `data` go with the request where it needs some.
+    /// Specification, "VFIO_USER_DEVICE_FEATURE".
     ///
     /// # Errors
     ///
@@ -25,7 +25,7 @@ impl Client {
         Ok(reply.split_off(size_of::<Feature>().min(reply.len())))
     }
 
-    /// Sets a feature.
+    /// Sets a feature. Specification, "VFIO_USER_DEVICE_FEATURE".
     ///
     /// # Errors
     ///
@@ -36,6 +36,7 @@ impl Client {
     }
 
     /// Asks whether a feature can be used as `flags` say ([`feature_flags::GET`], [`feature_flags::SET`]).
+    /// Specification, "VFIO_USER_DEVICE_FEATURE".
     ///
     /// # Errors
     ///
@@ -66,6 +67,7 @@ impl Client {
     }
 
     /// How the device can be migrated: bits of [`migration_flags`](crate::wire::migration_flags).
+    /// Specification, "VFIO_DEVICE_FEATURE_MIGRATION".
     ///
     /// # Errors
     ///
@@ -75,6 +77,7 @@ impl Client {
     }
 
     /// The state the device is in, one of [`device_state`](crate::wire::device_state).
+    /// Specification, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE".
     ///
     /// # Errors
     ///
@@ -85,6 +88,7 @@ impl Client {
     }
 
     /// Takes the device to another state, one of [`device_state`](crate::wire::device_state).
+    /// Specification, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE".
     ///
     /// # Errors
     ///
@@ -94,8 +98,8 @@ impl Client {
         self.feature_set(feature::MIG_DEVICE_STATE, data.as_bytes())
     }
 
-    /// The next piece of the device's saved state, of up to `len` bytes; fewer end it for now. The specification's
-    /// "Mig Data Read".
+    /// The next piece of the device's saved state, of up to `len` bytes; fewer end it for now. Specification,
+    /// "VFIO_USER_MIG_DATA_READ".
     ///
     /// # Errors
     ///
@@ -116,7 +120,7 @@ impl Client {
         }
     }
 
-    /// Gives the device a piece of a saved state. The specification's "Mig Data Write".
+    /// Gives the device a piece of a saved state. Specification, "VFIO_USER_MIG_DATA_WRITE".
     ///
     /// # Errors
     ///
@@ -139,6 +143,7 @@ impl Client {
     }
 
     /// All that the device has to say in its present state, to its end, but at most `most` bytes.
+    /// Specification, "VFIO_USER_MIG_DATA_READ".
     ///
     /// # Errors
     ///
@@ -158,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Gives the device a whole saved state.
+    /// Gives the device a whole saved state. Specification, "VFIO_USER_MIG_DATA_WRITE".
     ///
     /// # Errors
     ///
@@ -175,7 +180,7 @@ impl Client {
     }
 
     /// Has the device note which pages of `ranges` (of everything if there are none) it writes. Returns the size of
-    /// those pages, which is the device's choice in the end.
+    /// those pages, which is the device's choice in the end. Specification, "VFIO_DEVICE_FEATURE_DMA_LOGGING_START".
     ///
     /// # Errors
     ///
@@ -196,7 +201,7 @@ impl Client {
         }
     }
 
-    /// Has the device note nothing any more.
+    /// Has the device note nothing any more. Specification, "VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP".
     ///
     /// # Errors
     ///
@@ -206,7 +211,7 @@ impl Client {
     }
 
     /// Which pages of a range the device wrote since it was asked last: one bit per `page_size` bytes, from the lowest
-    /// of the first word on.
+    /// of the first word on. Specification, "VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT".
     ///
     /// # Errors
     ///

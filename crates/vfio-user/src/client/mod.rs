@@ -66,7 +66,7 @@ use exchange::{Exchange, Expected};
 use link::{Link, timed_out};
 use memory::{Served, is_command};
 
-/// A request that did not succeed.
+/// A request that did not succeed. Specification, "Request Retry and Response Timeout".
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -110,7 +110,7 @@ pub struct Reply {
     pub payload: Vec<u8>,
 }
 
-/// A connection to a device.
+/// A connection to a device. Specification, "Client/server interactions".
 #[derive(Debug)]
 pub struct Client {
     main: Link,
@@ -164,6 +164,7 @@ impl Client {
 
     /// The socket for the server's commands, if there is one of their own. Whoever waits for events calls
     /// [`serve`](Self::serve) when it is readable; without one, when [`stream`](Self::stream) is.
+    /// Specification, "Socket".
     pub fn twin(&self) -> Option<&UnixStream> {
         self.twin.as_ref().map(|twin| &twin.stream)
     }
@@ -174,6 +175,7 @@ impl Client {
     }
 
     /// Answers what the server asks, for as long as `limit`; zero for what it has asked by now.
+    /// Specification, "Client memory access".
     ///
     /// # Errors
     ///
@@ -209,6 +211,7 @@ impl Client {
     }
 
     /// Sends a request without waiting for its reply, whose payload may have `reply` bytes.
+    /// Specification, "Command Concurrency".
     ///
     /// # Errors
     ///

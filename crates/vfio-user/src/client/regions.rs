@@ -13,7 +13,7 @@ use crate::wire::{
 const MOST_MULTI: usize = 200;
 
 impl Client {
-    /// Fills `data` from `offset` of a region. The specification's "Region Read".
+    /// Fills `data` from `offset` of a region. Specification, "VFIO_USER_REGION_READ".
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Client {
     }
 
     /// Asks for `len` bytes at `offset` of a region without waiting. In the [`Answer`](super::Answer) they follow a
-    /// [`RegionAccess`].
+    /// [`RegionAccess`]. Specification, "VFIO_USER_REGION_READ".
     ///
     /// # Errors
     ///
@@ -47,8 +47,8 @@ impl Client {
         self.submit(command::REGION_READ, request.as_bytes(), &[], reply)
     }
 
-    /// Writes `data` to `offset` of a region and waits until the device has taken it. The specification's "Region
-    /// Write".
+    /// Writes `data` to `offset` of a region and waits until the device has taken it.
+    /// Specification, "VFIO_USER_REGION_WRITE".
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl Client {
         self.accessed_bar(region)
     }
 
-    /// [`region_write`](Self::region_write) without waiting.
+    /// [`region_write`](Self::region_write) without waiting. Specification, "VFIO_USER_REGION_WRITE".
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Client {
 
     /// Writes without waiting for the device, as QEMU does to memory BARs; a later read is executed after it. Waits
     /// after all in a dialect that never posts, and in QEMU's once a region has turned out to be mappable, since order
-    /// against stores to mapped memory could not be kept.
+    /// against stores to mapped memory could not be kept. Specification, "VFIO_USER_REGION_WRITE".
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// Writes several values of up to 8 bytes, each a region, an offset and bytes, in few messages and without waiting
-    /// for the device. The specification's "Region Write Multiple"; one by one if the server does not understand it.
+    /// for the device. Specification, "VFIO_USER_REGION_WRITE_MULTI"; one by one if the server does not understand it.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads `N` bytes of configuration space.
+    /// Reads `N` bytes of configuration space. Specification, "VFIO_USER_REGION_READ".
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Client {
         Ok(data)
     }
 
-    /// Writes configuration space.
+    /// Writes configuration space. Specification, "VFIO_USER_REGION_WRITE".
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl Client {
         self.region_write(region_index::CONFIG, offset, data)
     }
 
-    /// Resets the device. The specification's "Device Reset".
+    /// Resets the device. Specification, "VFIO_USER_DEVICE_RESET".
     ///
     /// # Errors
     ///
@@ -164,7 +164,7 @@ impl Client {
     }
 
     /// Resets the device if a client of this dialect would, with the machine: when the device says that it can be
-    /// reset, or, for cloud-hypervisor, when it does not.
+    /// reset, or, for cloud-hypervisor, when it does not. Specification, "VFIO_USER_DEVICE_RESET".
     ///
     /// # Errors
     ///

@@ -210,7 +210,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// The device interrupts by INTx; `pin` 1 is INTA.
+    /// The device interrupts by INTx; `pin` 1 is INTA. Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     #[must_use]
     pub fn intx(mut self, pin: u8) -> Self {
         if !(1..=4).contains(&pin) {
@@ -222,6 +222,7 @@ impl DeviceBuilder {
 
     /// The device interrupts by MSI, with up to `vectors` messages, a power of two up to 32. How many it may use
     /// the guest decides, see [`IrqTable::messages`](crate::IrqTable::messages).
+    /// Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     #[must_use]
     pub fn msi(self, vectors: u32) -> Self {
         self.add_msi(vectors, false)
@@ -235,7 +236,7 @@ impl DeviceBuilder {
 
     /// The device interrupts by MSI-X, with `vectors` messages, up to 2048. The table (16 bytes a vector) and the
     /// pending bits (8 bytes for 64 vectors) are at these offsets, multiples of 8, of memory BARs. The handler sees
-    /// no access to them.
+    /// no access to them. Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     ///
     /// Clients keep the table themselves and read the pending bits here. If one does not keep the table, it is
     /// stored here, and its mask bits are honoured once they have been written: a client that keeps the table never
@@ -266,6 +267,7 @@ impl DeviceBuilder {
     }
 
     /// The device can say that it failed, with [`IrqTable::raise_error`](crate::IrqTable::raise_error).
+    /// Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     #[must_use]
     pub fn err_irq(mut self) -> Self {
         self.irqs[irq_index::ERR as usize] = 1;
@@ -273,6 +275,7 @@ impl DeviceBuilder {
     }
 
     /// The device can ask to be let go of, with [`IrqTable::request_release`](crate::IrqTable::request_release).
+    /// Specification, "VFIO_USER_DEVICE_GET_IRQ_INFO".
     #[must_use]
     pub fn req_irq(mut self) -> Self {
         self.irqs[irq_index::REQ as usize] = 1;
@@ -282,7 +285,7 @@ impl DeviceBuilder {
     /// Clients may map `areas` of memory BAR `bar`, or all of it if there are none: whole pages, in any order.
     /// `file`'s byte 0 is the BAR's byte 0; it is open for reading and writing and as long as the last area needs.
     /// Clients get the file itself: make it a memfd that allows sealing, and it is sealed against being made shorter,
-    /// which would kill whoever touches what was cut off.
+    /// which would kill whoever touches what was cut off. Specification, "Sparse Regions".
     ///
     /// A guest's accesses to mapped memory cause no message at all, so the device has to look at the memory by
     /// itself, which [`Server::region_mem`](crate::Server::region_mem) lends. Accesses that come by message all the
@@ -304,6 +307,7 @@ impl DeviceBuilder {
     /// [`io_fd_flags::DATAMATCH`](crate::wire::io_fd_flags::DATAMATCH) in `flags` only writes of `datamatch`. Without
     /// `fd`, such writes may be ignored. The same descriptor may serve several places. The value written is lost, and
     /// the handler is not told; the device watches its end of the descriptor itself.
+    /// Specification, "VFIO_USER_DEVICE_GET_REGION_IO_FDS".
     #[must_use]
     pub fn ioeventfd(
         mut self,

@@ -17,6 +17,7 @@ use crate::pci::Template;
 use crate::wire::{irq_flags, irq_index, region_index};
 
 /// A base address register: how the region is addressed, and how large it is.
+/// Specification, "VFIO_USER_DEVICE_GET_REGION_INFO".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
     kind: BarKind,
@@ -144,7 +145,7 @@ pub enum BuildError {
     Pin(u8),
 }
 
-/// The description of a PCI device; made by [`Device::builder`].
+/// The description of a PCI device; made by [`Device::builder`]. Specification, "VFIO_USER_DEVICE_GET_INFO".
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(crate) config: Template,

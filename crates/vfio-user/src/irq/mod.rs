@@ -72,6 +72,7 @@ impl Mode {
 }
 
 /// The interrupts of one device, shared by whoever may raise them. Stays the same over connections.
+/// Specification, "Interrupts".
 ///
 /// A message that cannot be delivered now, because its vector or all of them are masked, bus mastering is off or the
 /// client has given no eventfd for it (yet), stays pending and is delivered when it can be; it shows in the pending
