@@ -8,6 +8,7 @@ mod examples;
 mod hotplug;
 mod jobs;
 mod kvm;
+mod memory;
 mod relay;
 mod running;
 mod tcg;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     trials.extend(examples::checks(&lab));
     trials.extend(crowd::checks(&lab));
     trials.extend(hotplug::checks(&lab));
+    trials.extend(memory::checks(&lab));
     trials.extend(kvm::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
