@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cpio::Archive;
 use crate::tools::Tools;
-use crate::{Error, Lab, Result, Suite};
+use crate::{Error, Lab, Result, Suite, modules};
 
 const INIT: &str = include_str!("guest/init.sh");
 const AGENT: &str = include_str!("guest/agent.sh");
@@ -28,7 +28,7 @@ pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<PathBuf> {
     // Before the part's lock is taken: these are parts of their own.
     let (tools, kernel) = (lab.tools()?, lab.kernel(suite)?);
     let recipe = format!("{} {:016x}", kernel.release(), fingerprint());
-    let dir = lab.part(&format!("image-{suite}"), &recipe, 50, |dir| {
+    let dir = lab.part(&format!("guest-{suite}"), &recipe, 50, |dir| {
         let image = build(&tools, kernel.release(), &kernel.modules())?;
         fs::write(dir.join("initrd"), image).map_err(Error::write(dir, "write the guest image"))
     })?;
@@ -40,7 +40,8 @@ fn fingerprint() -> u64 {
     let parts = [INIT, AGENT, HOTPLUG, LIBGCC]
         .into_iter()
         .chain(PROGRAMS)
-        .chain(PCI_VENDORS);
+        .chain(PCI_VENDORS)
+        .chain(modules::WANTED);
     let bytes = parts.flat_map(|p| p.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)

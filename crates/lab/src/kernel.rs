@@ -102,7 +102,7 @@ const MEMBERS: [&str; 10] = [
 /// The suite's newest kernel, unpacked.
 pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<Kernel> {
     let tools = lab.tools()?;
-    let name = format!("kernel-{suite}");
+    let name = format!("linux-{suite}");
     let dir = lab.part(&name, &modules::WANTED.join(" "), 400, |dir| {
         let apt = Apt::open(lab)?;
         let packages: Vec<Package> = apt

@@ -10,7 +10,7 @@ use crate::tools::Tools;
 use crate::{Error, Result};
 
 /// The modules that guests can load; what these depend on comes along.
-pub(crate) const WANTED: [&str; 8] = [
+pub(crate) const WANTED: [&str; 11] = [
     "e1000",
     "e1000e",
     "igb",
@@ -19,6 +19,9 @@ pub(crate) const WANTED: [&str; 8] = [
     "virtio_net",
     "8021q",
     "pktgen",
+    "sch_ingress",
+    "cls_matchall",
+    "act_mirred",
 ];
 
 /// Copies the wanted modules out of `files` to `into`, uncompressed, with `modules.dep`, `modules.alias` and
