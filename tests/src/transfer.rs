@@ -179,6 +179,12 @@ fn join(thread: JoinHandle<Result<String>>) -> Result<String> {
     }
 }
 
+/// SHA-256 of `bytes` as `sha256sum` prints it.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(Sha256::new().chain_update(bytes))
+}
+
 fn hex(hash: Sha256) -> String {
     hash.finalize()
         .iter()

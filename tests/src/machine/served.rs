@@ -1,11 +1,12 @@
 //! NICs of the daemon in a thread of this process, their cables in the hands of the test.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use guest_driver::regs::STATUS;
@@ -13,7 +14,7 @@ use guest_driver::socket::Socket;
 use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Counters, Port, RxBuf, switch};
 use nic_emu::Time;
-use nic_emu::common::frame::{Features, Offload, RxFrame, TxBurst};
+use nic_emu::common::frame::{Features, Offload, RxCsum, RxFrame, TxBurst};
 use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::{ListenOptions, Listener};
@@ -102,6 +103,7 @@ fn cable() -> io::Result<(Plug, Cable)> {
     let link = Arc::new(Link {
         up: AtomicBool::new(true),
         bell,
+        damage: Mutex::default(),
     });
     let plug = Plug {
         port: near,
@@ -118,6 +120,14 @@ fn cable() -> io::Result<(Plug, Cable)> {
 struct Link {
     up: AtomicBool,
     bell: OwnedFd,
+    /// Whether each frame on its way to the NIC arrives with a wrong FCS.
+    damage: Mutex<VecDeque<bool>>,
+}
+
+impl Link {
+    fn damage(&self) -> MutexGuard<'_, VecDeque<bool>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The NIC's end of a cable: a switch port whose link the test sets.
@@ -137,7 +147,9 @@ impl Backend for Plug {
         self.port.send(burst, now)
     }
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
-        self.port.recv(buf, now)
+        let mut frame = self.port.recv(buf, now)?;
+        frame.meta.bad_fcs = self.link.damage().pop_front().unwrap_or_default();
+        Some(frame)
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.port.fd()
@@ -170,8 +182,20 @@ pub struct Cable {
     buffer: RxBuf,
 }
 
-impl Wire for Cable {
-    fn transmit(&mut self, frame: &[u8]) {
+impl Cable {
+    /// Sends a frame that arrives with a wrong FCS.
+    pub fn transmit_damaged(&mut self, frame: &[u8]) {
+        self.put(frame, true);
+    }
+
+    /// The next frame that the device sent, and whether it was the device that made its L4 checksum.
+    pub fn collect_summed(&mut self) -> Option<(Vec<u8>, bool)> {
+        let frame = self.port.recv(&mut self.buffer, Time(0))?;
+        Some((frame.data.to_vec(), frame.meta.csum == RxCsum::Valid))
+    }
+
+    fn put(&mut self, frame: &[u8], damaged: bool) {
+        self.link.damage().push_back(damaged);
         let mut burst = TxBurst::new();
         let head = frame.len().min(64);
         let rest = [guest_mem::GuestSlice::from_bytes(&frame[head..])];
@@ -180,10 +204,15 @@ impl Wire for Cable {
             std::thread::yield_now();
         }
     }
+}
+
+impl Wire for Cable {
+    fn transmit(&mut self, frame: &[u8]) {
+        self.put(frame, false);
+    }
 
     fn collect(&mut self) -> Option<Vec<u8>> {
-        let frame = self.port.recv(&mut self.buffer, Time(0))?;
-        Some(frame.data.to_vec())
+        self.collect_summed().map(|(frame, _)| frame)
     }
 
     fn set_carrier(&mut self, up: bool) {
