@@ -2,6 +2,7 @@
 //!
 //! They run one after the other, and those that can share a guest do: booting one takes about 15 seconds.
 
+mod ethtool;
 mod kernels;
 mod several;
 mod stage;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     for suite in Suite::ALL {
         trials.extend(kernels::checks(&lab, suite));
     }
+    trials.extend(ethtool::checks(&lab));
     trials.extend(several::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
