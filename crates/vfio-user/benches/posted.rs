@@ -6,7 +6,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{READ, at_least, bare, ours, pin, processors, ratios, region_read, report};
 
@@ -23,7 +23,7 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let [near, far] = processors();
     pin(near);
-    let (mut ours, served) = ours(&dir.path().join("ours.sock"), far);
+    let (mut ours, served) = ours(&dir.path().join("ours.sock"), far, Duration::ZERO);
     let (mut bare, received) = bare(BATCHES * BATCH * WRITE + READ, WRITE, far);
 
     let mut before = None;

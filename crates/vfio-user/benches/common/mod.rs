@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -100,11 +100,13 @@ pub fn at_least(what: &str, values: &[f64], limit: f64) -> bool {
 pub struct Register {
     pub value: u32,
     pub writes: u32,
+    pub reads: u32,
 }
 
 impl Handler for Register {
     fn read(&mut self, _: Region, _: u64, data: &mut [u8]) {
         data.copy_from_slice(&(self.value ^ self.writes).to_le_bytes());
+        self.reads = self.reads.wrapping_add(1);
     }
     fn write(&mut self, _: Region, _: u64, _: &[u8]) {
         self.writes = self.writes.wrapping_add(1);
@@ -112,14 +114,15 @@ impl Handler for Register {
     fn reset(&mut self, _: ResetKind) {}
 }
 
-/// Our server on processor `on`, and a stream to it that has negotiated and may reach BAR0.
-pub fn ours(path: &Path, on: usize) -> (UnixStream, JoinHandle<()>) {
+/// Our server on processor `on`, and a stream to it that has negotiated and may reach BAR0. It looks for more for as long
+/// as `awake` after each request before it sleeps.
+pub fn ours(path: &Path, on: usize, awake: Duration) -> (UnixStream, JoinHandle<()>) {
     let device = Device::builder().bar(0, Bar::memory32(0x1000));
     let listener = Listener::bind(path, &ListenOptions::default()).unwrap();
     let server = Server::new(listener, device.build().unwrap());
     let thread = std::thread::spawn(move || {
         pin(on);
-        serve(server);
+        serve(server, awake);
     });
     (negotiated(path), thread)
 }
@@ -133,10 +136,11 @@ pub fn negotiated(path: &Path) -> UnixStream {
 }
 
 /// The whole event loop, until the client leaves.
-fn serve(mut server: Server) {
+fn serve(mut server: Server, awake: Duration) {
     let mut register = Register {
         value: 0x1234_5678,
         writes: 0,
+        reads: 0,
     };
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let mut events = Vec::with_capacity(4);
@@ -151,11 +155,29 @@ fn serve(mut server: Server) {
                 return;
             }
         }
+        if !awake.is_zero() && !poll(&mut server, &mut register, awake) {
+            return;
+        }
         while server.epoch() != seen {
             seen = server.epoch();
             server.pass_epoch(seen, &mut register).unwrap();
         }
     }
+}
+
+/// Executes what comes until nothing has for a while, without sleeping. False once the client has left.
+fn poll(server: &mut Server, register: &mut Register, awake: Duration) -> bool {
+    let mut last = Instant::now();
+    while last.elapsed() < awake {
+        let before = register.reads;
+        if server.on_readable(register).is_err() {
+            return false;
+        }
+        if register.reads != before {
+            last = Instant::now();
+        }
+    }
+    true
 }
 
 /// A bare socket with the same event loop: replies `reply` bytes whenever `request` have come in.
