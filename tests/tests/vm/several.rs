@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Failed, Trial};
-use nic_emu_lab::{Accel, Lab, Nic, Suite, Vm};
+use nic_emu_lab::{Accel, Lab, Memory, Nic, Suite, Vm};
 use nic_emu_tests::{Direction, Host, HostOptions, guest};
 
 use crate::kernels::{Set, sigterm};
@@ -93,6 +93,11 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         .last("device_del_and_device_add", replugged)
         .trials(),
     );
+    for (name, memory) in [("share_off", Memory::Private), ("no_file", Memory::Plain)] {
+        let lab = lab.clone();
+        let stage = Stage::new("memory", move || not_shared(&lab, memory));
+        trials.extend(stage.check(name, traffic_of_messages).trials());
+    }
     let kvm_lab = lab.clone();
     trials.push(Trial::ignorable_test("kvm::traffic", move || {
         if !has_kvm() {
@@ -289,6 +294,31 @@ fn replugged(host: Host) -> Result<String> {
     let mut set = Set { vm, host };
     set.ping_few(0)?;
     Ok("pings again".into())
+}
+
+/// A guest whose memory the daemon cannot map.
+fn not_shared(lab: &Lab, memory: Memory) -> Result<Set> {
+    let host = Host::start(lab, &HostOptions::default())?;
+    let guest = host.guest(Suite::TrixieBackports, &[0]);
+    let mut vm = guest.memory(memory).start()?;
+    host.configure(&mut vm, 0, 0)?;
+    Ok(Set { vm, host })
+}
+
+/// Slower, as the device has to ask for every piece of memory, but all of it; and the operator is told.
+fn traffic_of_messages(set: &mut Set) -> Result<String> {
+    set.ping_few(0)?;
+    let mut pair = set.host.pair(&mut set.vm, 0);
+    let (receive, send) = (
+        pair.tcp(Direction::Receive, 3)?.mbit,
+        pair.tcp(Direction::Send, 3)?.mbit,
+    );
+    pair.files(4)?;
+    let log = set.host.daemon().log();
+    ensure!(log.contains("share=on"), "the daemon does not warn:\n{log}");
+    Ok(format!(
+        "receives {receive:.1} Mbit/s, sends {send:.1} Mbit/s"
+    ))
 }
 
 fn wait_interface(vm: &mut Vm) -> Result<()> {
