@@ -23,7 +23,7 @@ const TYPE_RAM: u32 = 1;
 /// Mapped uncached from here on: BARs are above, RAM that is used below.
 const UNCACHED: u64 = 2 << 30;
 
-// Page tables: 2 MiB pages for the first 4 GiB, uncached (PCD, PWT) from 2 GiB on.
+// Long mode and SSE, in case that the compiler makes use of it (CR4.OSFXSR, OSXMMEXCPT). Page tables: 2 MiB pages for the first 4 GiB, uncached (PCD, PWT) from 2 GiB on.
 global_asm!(
     r#"
     .section .note.pvh, "a", @note
@@ -88,15 +88,15 @@ entry:
     movl $pml4, %eax
     movl %eax, %cr3
     movl %cr4, %eax
-    orl $0x20, %eax
+    orl $0x620, %eax
     movl %eax, %cr4
     movl $0xC0000080, %ecx
     rdmsr
     orl $0x100, %eax
     wrmsr
     movl %cr0, %eax
-    andl $0x9FFFFFFF, %eax
-    orl $0x80000000, %eax
+    andl $0x9FFFFFF3, %eax
+    orl $0x80000002, %eax
     movl %eax, %cr0
     lgdt gdt_pointer
     ljmp $8, $entry64
@@ -145,9 +145,18 @@ save:
     leaq 80(%rsp), %rsi
     pushq %rbp
     movq %rsp, %rbp
+    .if {sse}
+    subq $512, %rsp
     andq $-16, %rsp
+    fxsave64 (%rsp)
+    .else
+    andq $-16, %rsp
+    .endif
     cld
     call interrupted
+    .if {sse}
+    fxrstor64 (%rsp)
+    .endif
     movq %rbp, %rsp
     popq %rbp
     popq %r11
@@ -162,6 +171,7 @@ save:
     addq $8, %rsp
     iretq
 "#,
+    sse = const cfg!(target_feature = "sse") as u32,
     options(att_syntax)
 );
 

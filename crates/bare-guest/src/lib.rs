@@ -4,15 +4,16 @@
 //! the one job that its command line names ([`args`]), prints records to the first serial port ([`mod@report`]) and switches
 //! the machine off through `isa-debug-exit` (port 0xF4). It drives any 82540EM, QEMU's own as well as ours.
 //!
-//! The image is a static ELF file of some kilobytes with a PVH entry, built for the ordinary host target, but without
-//! SSE:
+//! The image is a static ELF file of some kilobytes with a PVH entry, built for the ordinary host target:
 //!
 //! ```text
-//! export RUSTFLAGS='-C target-feature=-sse' TARGET=x86_64-unknown-linux-gnu
-//! cargo build --package bare-guest --features image --profile bare --target $TARGET
+//! cargo build --package bare-guest --features image --profile bare
 //! qemu-system-x86_64 -M q35 -nodefaults -display none -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4 \
-//!     -device e1000,romfile= -kernel target/$TARGET/bare/bare-guest -append 'test=mmio count=1000'
+//!     -device e1000,romfile= -kernel target/bare/bare-guest -append 'test=mmio count=1000'
 //! ```
+//!
+//! A KVM without the processor's help interprets its guest and knows no SSE instructions. For that one the image is
+//! built with `RUSTFLAGS='-C target-feature=-sse'` (and `--target`, which keeps them from build scripts).
 //!
 //! The library is what can be checked and tested like any other crate; the program adds the entry from the firmware.
 

@@ -6,10 +6,6 @@
 mod entry;
 mod mem;
 
-// Interrupts save no such registers, and a KVM that interprets its guest does not know the instructions.
-#[cfg(target_feature = "sse")]
-compile_error!("the image is built without SSE: RUSTFLAGS='-C target-feature=-sse' and --target");
-
 use core::fmt::Write;
 use core::panic::PanicInfo;
 
