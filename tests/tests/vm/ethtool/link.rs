@@ -159,6 +159,12 @@ pub(super) fn pause(echo: &mut Echo) -> Result<String> {
         );
         let want = if on { (2, 2) } else { (0, 0) };
         ensure!(counted == want, "rx {rx}: XOFF and XON counted {counted:?}");
+        // The driver leaves RCTL.DPF clear: who takes in everything sees pause frames too.
+        echo.vm.ok("ip link set eth0 promisc on")?;
+        let (xoff, xon) = (echo.pause_frame(0xffff), echo.pause_frame(0));
+        echo.expect(&[(xoff, true), (xon, true)])
+            .context("promiscuous")?;
+        echo.vm.ok("ip link set eth0 promisc off")?;
         echo.expect_traffic()?;
     }
     Ok("counted when switched on".into())
