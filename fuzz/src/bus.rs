@@ -144,7 +144,7 @@ impl Peer {
             );
             self.bus.writes += pieces.len();
             self.bus.write_bytes += len;
-        } else {
+        } else if !self.shrunk {
             let mut back = vec![0; len];
             published
                 .load()

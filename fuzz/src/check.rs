@@ -62,6 +62,7 @@ impl Peer {
             }
             if let Some((file, offset)) = entry.file
                 && !self.bus.lied
+                && file < self.pool.files.len()
                 && offset.is_multiple_of(PAGE)
                 && entry.size >= 8
                 && offset + PAGE <= self.pool.files[file].size

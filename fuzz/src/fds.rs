@@ -17,10 +17,22 @@ pub(crate) const PAGE: u64 = 4096;
 pub(crate) enum Fd {
     /// A file of the [`Pool`], by number.
     File(usize),
+    /// A file of its own that its owner can shrink, by the order in which they were made.
+    Fresh(usize),
     /// An eventfd, by the order in which they were made.
     Event(usize),
     /// Something that can neither be mapped nor counts.
     Other,
+}
+
+/// Bytes of a file that can shrink.
+pub(crate) const FRESH: u64 = 2 * PAGE;
+
+/// Our ends of what was made for one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) events: Vec<OwnedFd>,
+    pub(crate) fresh: Vec<OwnedFd>,
 }
 
 /// A file with guest memory in it.
@@ -79,13 +91,21 @@ impl Pool {
         Self { files, others }
     }
 
-    /// The descriptor that byte `choice` means, and what it is; a new eventfd is added to `events`.
-    pub(crate) fn make(&self, choice: u8, events: &mut Vec<OwnedFd>) -> (Fd, OwnedFd) {
+    /// The descriptor that byte `choice` means, and what it is; what is new is added to `made`.
+    pub(crate) fn make(&self, choice: u8, made: &mut Made) -> (Fd, OwnedFd) {
         let number = usize::from(choice >> 2);
         match choice & 3 {
             0 => {
                 let number = number % self.files.len();
                 (Fd::File(number), dup(&self.files[number].fd))
+            }
+            1 if number % 4 == 3 => {
+                let flags = MemfdFlags::CLOEXEC;
+                let fd = memfd_create("fuzz", flags).expect("a memfd");
+                ftruncate(&fd, FRESH).expect("a size for a memfd");
+                let theirs = dup(&fd);
+                made.fresh.push(fd);
+                (Fd::Fresh(made.fresh.len() - 1), theirs)
             }
             1 => (Fd::Other, dup(&self.others[number % self.others.len()])),
             _ => {
@@ -96,8 +116,8 @@ impl Pool {
                 };
                 let fd = eventfd(0, flags | EventfdFlags::CLOEXEC).expect("an eventfd");
                 let theirs = dup(&fd);
-                events.push(fd);
-                (Fd::Event(events.len() - 1), theirs)
+                made.events.push(fd);
+                (Fd::Event(made.events.len() - 1), theirs)
             }
         }
     }

@@ -42,6 +42,11 @@ impl Framer {
         self.arrivals.extend(lost.then_some((at, None)));
     }
 
+    /// No message has begun.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub(crate) fn next(&mut self) -> Next {
         let Ok((header, _)) = Header::read_from_prefix(&self.bytes) else {
             return Next::Incomplete;

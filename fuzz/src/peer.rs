@@ -1,9 +1,8 @@
 //! A client without manners, and the judge of what it is answered.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_setfl, ftruncate};
 use rustix::io::{read, write};
 use serde_json::Value;
 use vfio_user::wire::{
@@ -14,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::bus::Bus;
 use crate::device::{self, AREA, Memory};
-use crate::fds::Pool;
+use crate::fds::{FRESH, Made, Pool};
 use crate::framer::{Framer, Next, Whole};
 use crate::model::{Message, Model, Outcome, invalid};
 use crate::{leaks, planted, stats};
@@ -50,8 +49,9 @@ pub(crate) struct Peer {
     pub(crate) device: Memory,
     pub(crate) model: Model,
     pub(crate) bus: Bus,
-    /// Our ends of the eventfds that were made.
-    pub(crate) events: Vec<OwnedFd>,
+    pub(crate) made: Made,
+    /// Files of the client have shrunk.
+    pub(crate) shrunk: bool,
     framer: Framer,
     negotiated: bool,
     /// A length that cannot be stands in the stream.
@@ -80,7 +80,8 @@ impl Peer {
             session,
             model: Model::new(),
             bus: Bus::default(),
-            events: Vec::new(),
+            made: Made::default(),
+            shrunk: false,
             framer: Framer::default(),
             negotiated: false,
             unframed: None,
@@ -95,6 +96,7 @@ impl Peer {
 
     /// Runs `script` with a peer, which goes without leaving anything behind.
     pub(crate) fn run(script: impl FnOnce(&mut Self)) {
+        guest_mem::sigbus::install().expect("a signal handler");
         // Whatever lives as long as the fuzzer exists before descriptors are counted.
         Pool::get();
         drop(device::description());
@@ -128,11 +130,11 @@ impl Peer {
         let mut theirs = Vec::new();
         let mut fds = Vec::new();
         for choice in choices {
-            let (fd, their) = self.pool.make(*choice, &mut self.events);
+            let (fd, their) = self.pool.make(*choice, &mut self.made);
             fds.push(fd);
             theirs.push(their);
         }
-        self.model.irqs.signals.resize(self.events.len(), 0);
+        self.model.irqs.signals.resize(self.made.events.len(), 0);
         while !bytes.is_empty() {
             if !self.session.wants_input() {
                 self.settle();
@@ -442,15 +444,38 @@ impl Peer {
             fcntl_setfl(fd, OFlags::NONBLOCK).expect("our own eventfd");
             read(fd, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
         };
-        self.events.iter().map(take).collect()
+        self.made.events.iter().map(take).collect()
+    }
+
+    /// The client shrinks files that it has handed over, and the device looks at all of them.
+    pub(crate) fn shrink(&mut self, to: u64) {
+        self.settle();
+        if !self.framer.is_empty() {
+            // Nobody can tell how long a file is whose message is not complete.
+            return;
+        }
+        for file in &self.made.fresh {
+            ftruncate(file, to).expect("our own file");
+        }
+        self.shrunk = true;
+        let mem = self.session.mem().load().clone();
+        let mut bytes = [0; FRESH as usize];
+        for entry in self.model.memory.entries.iter().filter(|entry| {
+            entry
+                .file
+                .is_some_and(|(file, _)| file >= self.pool.files.len())
+        }) {
+            mem.read(entry.iova, &mut bytes[..entry.size as usize])
+                .expect("an entry");
+        }
     }
 
     /// The client signals the end of an interrupt.
     pub(crate) fn resample(&mut self) {
         self.settle();
         if let Some(event) = self.model.irqs.resample() {
-            fcntl_setfl(&self.events[event], OFlags::NONBLOCK).expect("our own eventfd");
-            write(&self.events[event], &1_u64.to_ne_bytes()).expect("room in an eventfd");
+            fcntl_setfl(&self.made.events[event], OFlags::NONBLOCK).expect("our own eventfd");
+            write(&self.made.events[event], &1_u64.to_ne_bytes()).expect("room in an eventfd");
             self.model.irqs.signals[event] = 0;
             self.model.irqs.resampled();
         }

@@ -77,6 +77,7 @@ impl Script<'_> {
             28 => peer.device_reads(&mut self.input),
             29 => peer.answer_one(&mut self.input),
             30 => migrate(peer, &mut self.input),
+            _ if self.input.u8() & 3 == 0 => peer.shrink(4096 * u64::from(self.input.u8() & 1)),
             _ if self.input.rarely() => {
                 peer.disconnect();
                 peer.hello(self.input.u8());
@@ -151,7 +152,8 @@ impl Script<'_> {
         let fds = match choice & 3 {
             0 => &[][..],
             // A file of memory, mostly.
-            1 | 2 => &[choice & 0xfc][..],
+            1 => &[choice & 0xfc][..],
+            2 => &[choice & 0xf0 | 0b1101][..],
             _ => &[choice >> 2, choice][..1 + usize::from(choice >> 7)],
         };
         self.request(peer, command::DMA_MAP, &[request.as_bytes()], fds);

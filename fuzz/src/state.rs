@@ -68,7 +68,8 @@ fn good_states() -> &'static [Vec<u8>] {
             nic.run(&mut Input::new(script));
             nic.save()
         };
-        scripts.into_iter().map(state).collect()
+        let kept = include_bytes!("../../tests/golden/82540em-1.bin").to_vec();
+        scripts.into_iter().map(state).chain([kept]).collect()
     })
 }
 

@@ -96,7 +96,13 @@ fn message(peer: &mut Peer, input: &mut Input<'_>) {
     };
     let fds = input.bytes(fds.into());
     let len = usize::from(input.u8());
-    let body = input.bytes(len);
+    let mut body = input.bytes(len).to_vec();
+    if how & 0x20 != 0
+        && let Some(argsz) = body.first_chunk_mut()
+    {
+        // Most payloads begin with their size.
+        *argsz = (len as u32).max(32).to_le_bytes();
+    }
     let lie = if how & 0xf0 == 0xf0 { input.u32() } else { 0 };
     let header = Header {
         id: u16::from(how).wrapping_mul(257),
@@ -110,7 +116,7 @@ fn message(peer: &mut Peer, input: &mut Input<'_>) {
         error: 0,
     };
     // A size that is not one of a message ends it all, and that has been seen after a while.
-    let bytes = [header.as_bytes(), body].concat();
+    let bytes = [header.as_bytes(), &body].concat();
     let cut = if how & 0x10 == 0 {
         0
     } else {

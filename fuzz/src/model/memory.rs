@@ -10,7 +10,7 @@ use vfio_user::wire::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Outcome, invalid};
-use crate::fds::{Fd, Pool};
+use crate::fds::{FRESH, Fd, Pool};
 
 /// Most pages of a log.
 const MAX_PAGES: u64 = 1 << 30;
@@ -67,6 +67,8 @@ impl Memory {
         let file = match fd {
             None => None,
             Some(Fd::File(number)) => Some((*number, offset)),
+            // These have numbers behind those of the pool.
+            Some(Fd::Fresh(number)) => Some((pool.files.len() + *number, offset)),
             // Its size and kind may have been looked at before or after the rest.
             Some(_) => return Outcome::Errors(vec![Errno::INVAL, Errno::NOSPC]),
         };
@@ -100,11 +102,14 @@ impl Memory {
             errors.push(Errno::INVAL);
         }
         if let Some((number, offset)) = file {
-            let file = &pool.files[number];
-            if u128::from(offset) + u128::from(size) > file.size.into() {
+            let (bytes, writable) = pool
+                .files
+                .get(number)
+                .map_or((FRESH, true), |file| (file.size, file.writable));
+            if u128::from(offset) + u128::from(size) > bytes.into() {
                 errors.push(Errno::INVAL);
             }
-            if entry.writable && !file.writable {
+            if entry.writable && !writable {
                 errors.extend([Errno::ACCESS, Errno::PERM]);
             }
         }
