@@ -7,6 +7,7 @@ use std::process::Command;
 const ARROWS: &[(&str, &[&str])] = &[
     ("guest-mem", &[]),
     ("nic-emu", &["guest-mem"]),
+    ("nic-emu-c", &["guest-mem", "nic-emu"]),
     ("vfio-user", &["guest-mem"]),
     ("net-backend", &["guest-mem", "nic-emu"]),
     (

@@ -1,0 +1,256 @@
+//! Budgets, back-pressure and loopback of a NIC with its host in the same test. What C sees is tested from C.
+
+use std::sync::Mutex;
+
+use guest_mem::DmaError;
+use nic_emu::e1000::regs::Reg;
+
+use super::*;
+
+const TX_RING: usize = 0x1000;
+const RX_RING: usize = 0x8000;
+const TX_DATA: usize = 0x1_0000;
+const RX_DATA: usize = 0x2_0000;
+const RAM: usize = 0x4_0000;
+
+/// Memory, a network with so much room, and what has happened.
+#[derive(Debug)]
+pub(crate) struct FakeHost {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ram: Vec<u8>,
+    room: usize,
+    sent: Vec<Vec<u8>>,
+    line: bool,
+    ready: usize,
+}
+
+impl FakeHost {
+    pub(crate) fn new() -> Arc<FakeHost> {
+        Arc::new(FakeHost {
+            state: Mutex::new(State {
+                ram: vec![0; RAM],
+                room: usize::MAX,
+                sent: Vec::new(),
+                line: false,
+                ready: 0,
+            }),
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().expect("nobody panics"))
+    }
+
+    fn put(&self, at: usize, bytes: &[u8]) {
+        self.with(|state| state.ram[at..at + bytes.len()].copy_from_slice(bytes));
+    }
+
+    fn descriptor(&self, at: usize, addr: usize, word: u64) {
+        self.put(at, &(addr as u64).to_le_bytes());
+        self.put(at + 8, &word.to_le_bytes());
+    }
+
+    fn sent(&self) -> usize {
+        self.with(|state| state.sent.len())
+    }
+}
+
+impl Remote for FakeHost {
+    fn read(&self, addr: u64, to: &mut [u8]) -> Result<(), DmaError> {
+        self.with(|state| {
+            let from = state.ram.get(addr as usize..).unwrap_or_default();
+            let from = from.get(..to.len()).ok_or(DmaError::Unreachable { addr })?;
+            to.copy_from_slice(from);
+            Ok(())
+        })
+    }
+
+    fn write(&self, addr: u64, from: &[u8]) -> Result<(), DmaError> {
+        self.with(|state| {
+            let to = state.ram.get_mut(addr as usize..).unwrap_or_default();
+            let to = to
+                .get_mut(..from.len())
+                .ok_or(DmaError::Unreachable { addr })?;
+            to.copy_from_slice(from);
+            Ok(())
+        })
+    }
+
+    fn flush(&self) -> Result<(), DmaError> {
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+}
+
+impl Host for FakeHost {
+    fn transmit(&self, frame: &[u8]) -> bool {
+        self.with(|state| {
+            let taken = state.room > 0;
+            if taken {
+                state.room -= 1;
+                state.sent.push(frame.to_vec());
+            }
+            taken
+        })
+    }
+
+    fn interrupt(&self, level: bool) {
+        self.with(|state| {
+            assert_ne!(state.line, level, "only changes are told");
+            state.line = level;
+        });
+    }
+
+    fn receive_ready(&self) {
+        self.with(|state| state.ready += 1);
+    }
+}
+
+fn set(nic: &mut Nic, reg: Reg, value: u32) {
+    nic.write(0, reg.row().offset.into(), &value.to_le_bytes(), Time::ZERO);
+}
+
+/// A NIC with rings of 512 transmit and 8 receive descriptors.
+fn nic() -> (Nic, Arc<FakeHost>) {
+    let host = FakeHost::new();
+    let mut nic = Nic::new(&Config::new([2, 0, 0, 0, 0, 1]), host.clone());
+    nic.set_bus_master(true, Time::ZERO);
+    for (reg, value) in [
+        (Reg::TDBAL, TX_RING),
+        (Reg::TDLEN, 512 * 16),
+        (Reg::TCTL, 1 << 1),
+        (Reg::RDBAL, RX_RING),
+        (Reg::RDLEN, 8 * 16),
+        (Reg::RDT, 7),
+    ] {
+        set(&mut nic, reg, value as u32);
+    }
+    for n in 0..8 {
+        host.descriptor(RX_RING + 16 * n, RX_DATA + 2048 * n, 0);
+    }
+    (nic, host)
+}
+
+/// EOP, IFCS and RS.
+const LEGACY: u64 = 0x0B << 24;
+
+#[test]
+fn a_full_ring_takes_several_calls() {
+    let (mut nic, host) = nic();
+    for n in 0..511 {
+        host.descriptor(TX_RING + 16 * n, TX_DATA, LEGACY | 60);
+    }
+    set(&mut nic, Reg::TDT, 511);
+    let sent = host.sent();
+    assert!((32..511).contains(&sent), "{sent}");
+    assert_eq!(nic.deadline(), Some(Time::ZERO));
+    nic.run_timers(Time::ZERO);
+    assert_eq!(host.sent(), 511);
+    assert_eq!(nic.deadline(), None);
+}
+
+#[test]
+fn a_super_frame_that_was_taken_in_part_goes_on_where_it_was() {
+    let (mut nic, host) = nic();
+    // 14 + 20 + 20 bytes of headers, 5000 of payload, in segments of 1000.
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0];
+    frame.extend([
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0]);
+    frame.extend([0; 4]);
+    frame.extend((0..5000_u32).map(|n| (n / 1000) as u8));
+    host.put(TX_DATA, &frame);
+    // The context: IP checksum at 24 from 14 to 33, TCP's at 50 from 34, MSS 1000; then the data, to be segmented.
+    let offsets = 14 | 24 << 8 | 33 << 16 | 34 << 32 | 50 << 40;
+    let context = 0x2700_0000_u64 | 5000 | (54 << 8 | 1000 << 16) << 32;
+    host.descriptor(TX_RING, offsets, context);
+    let data = 0x2F10_0000_u64 | frame.len() as u64 | 3 << 40;
+    host.descriptor(TX_RING + 16, TX_DATA, data);
+    host.with(|state| state.room = 2);
+    set(&mut nic, Reg::TDT, 2);
+    assert_eq!(host.sent(), 2);
+    assert_eq!(nic.control().shared().regs.get(Reg::TDH), 0);
+    // Nothing is due: the host has to say when it has room.
+    assert_eq!(nic.deadline(), None);
+    nic.run_timers(Time::ZERO);
+    assert_eq!(host.sent(), 2);
+
+    host.with(|state| state.room = usize::MAX);
+    nic.transmit_ready(Time::ZERO);
+    assert_eq!(nic.control().shared().regs.get(Reg::TDH), 2);
+    host.with(|state| {
+        let numbers: Vec<_> = state.sent.iter().map(|frame| frame[54]).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        for frame in &state.sent {
+            assert_eq!(frame.len(), 1054);
+            assert_eq!(nic_emu::common::checksum::sum(&frame[14..34]), 0xFFFF);
+        }
+    });
+}
+
+#[test]
+fn loopback_reaches_the_receiver_and_not_the_host() {
+    let (mut nic, host) = nic();
+    // EN, UPE and LBM.
+    set(&mut nic, Reg::RCTL, 1 << 1 | 1 << 3 | 1 << 6);
+    host.put(TX_DATA, &[6; 60]);
+    for n in 0..9 {
+        host.descriptor(TX_RING + 16 * n, TX_DATA, LEGACY | 60);
+    }
+    // Two more than there are buffers: those are lost, nothing waits.
+    set(&mut nic, Reg::TDT, 9);
+    let regs = &nic.control().shared().regs;
+    assert_eq!(regs.get(Reg::TDH), 9);
+    assert_eq!(regs.get(Reg::RDH), 7);
+    assert_eq!(host.sent(), 0);
+    host.with(|state| assert_eq!(state.ram[RX_DATA..][..60], [6; 60]));
+}
+
+#[test]
+fn reception_pauses_and_says_when_it_goes_on() {
+    let (mut nic, host) = nic();
+    set(&mut nic, Reg::RCTL, 1 << 1 | 1 << 3);
+    for _ in 0..7 {
+        assert!(nic.receive(&[2; 60], Time::ZERO));
+    }
+    assert!(!nic.can_receive());
+    assert!(!nic.receive(&[2; 60], Time::ZERO));
+    // Something else happens.
+    set(&mut nic, Reg::RDTR, 0);
+    host.with(|state| assert_eq!(state.ready, 0));
+    set(&mut nic, Reg::RDT, 2);
+    host.with(|state| assert_eq!(state.ready, 1));
+    assert!(nic.receive(&[2; 60], Time::ZERO));
+    // It is told once, and not without need.
+    set(&mut nic, Reg::RDT, 4);
+    host.with(|state| assert_eq!(state.ready, 1));
+
+    // A receiver that is switched off takes everything.
+    while nic.receive(&[2; 60], Time::ZERO) {}
+    set(&mut nic, Reg::RCTL, 0);
+    host.with(|state| assert_eq!(state.ready, 2));
+    assert!(nic.receive(&[2; 60], Time::ZERO));
+}
+
+#[test]
+fn descriptions_fit_their_types() {
+    use crate::types::{NIC_EMU_CAPABILITY_LEN, NIC_EMU_NAME_LEN, NicEmuPci};
+    let (nic, _) = nic();
+    let function = nic.control().pci();
+    let pci = NicEmuPci::from(function);
+    assert_eq!(pci.capability_count as usize, function.capabilities.len());
+    for capability in function.capabilities {
+        assert!(capability.bytes.len() <= NIC_EMU_CAPABILITY_LEN);
+    }
+    for (name, _) in nic.control().counters().iter() {
+        assert!(name.len() < NIC_EMU_NAME_LEN, "{name}");
+    }
+}
