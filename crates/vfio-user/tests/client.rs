@@ -58,9 +58,10 @@ fn played(dialect: Dialect, act: impl FnOnce(Client) + Send + 'static) -> (Peer,
     (server, move || actor.join().unwrap())
 }
 
+/// The client may have given up by now.
 fn answer(server: &mut Peer, to: &Header, payload: &[u8]) {
     let reply = to.reply(payload.len());
-    server.send_bytes(&[reply.as_bytes(), payload].concat(), &[]);
+    server.try_send(&[reply.as_bytes(), payload].concat(), &[]);
 }
 
 /// Everything that all the clients do, in their order, and what came of it.
@@ -298,6 +299,27 @@ fn a_mappable_region_ends_posted_writes() {
 }
 
 #[test]
+fn cloud_hypervisor_asks_again_with_the_same_id() {
+    let (mut server, done) = played(Dialect::CloudHypervisor, |mut client| {
+        client.region(0).unwrap();
+        client.config_read::<4>(0).unwrap();
+    });
+    let first = server.next();
+    let payload = common::words(&[64, 7, 0, 0, 0x1000, 0, 0, 0]);
+    answer(&mut server, &first.header, &payload);
+    let second = server.next();
+    assert_eq!(second.header, first.header);
+    assert_eq!(second.payload[..4], 64_u32.to_le_bytes());
+    let payload = common::words(&[32, 3, 0, 0, 0x1000, 0, 0, 0]);
+    answer(&mut server, &second.header, &payload);
+    let read = server.next();
+    assert_eq!(read.header.id, first.header.id + 1);
+    let data = [&read.payload[..], &[0; 4]].concat();
+    answer(&mut server, &read.header, &data);
+    done();
+}
+
+#[test]
 fn eventfds_for_writes() {
     let serving = Serving::start();
     let mut client = connect(&serving, Dialect::LibvfioUser);
@@ -513,6 +535,33 @@ fn cloud_hypervisor_would_hang_on_an_error() {
     let read = server.next();
     server.send_bytes(read.header.error_reply(5).as_bytes(), &[]);
     done();
+}
+
+/// Nobody accepts, and there is no room to wait in.
+#[test]
+fn connecting_has_a_limit_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("full");
+    let _listener = vfio_user::Listener::bind(&path, &vfio_user::ListenOptions::default());
+    let start = Instant::now();
+    let mut waiting = Vec::new();
+    loop {
+        let client = UnixStream::connect(&path).unwrap();
+        client.set_nonblocking(true).unwrap();
+        waiting.push(client);
+        // One more than fits would wait here for ever, so the last one is found out by a client with a limit.
+        let limit = Duration::from_millis(20);
+        let error = Client::builder().timeout(limit).connect(&path).unwrap_err();
+        let ClientError::Socket(error) = error else {
+            panic!("{error}");
+        };
+        // It waited for a place, or for an answer to its proposal.
+        match error.kind() {
+            std::io::ErrorKind::WouldBlock => return,
+            kind => assert_eq!(kind, std::io::ErrorKind::TimedOut),
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "no end of room");
+    }
 }
 
 #[test]

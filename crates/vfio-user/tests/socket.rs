@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::idle::{Nothing, server};
 use common::{LEVEL, Rig, access, event_fd, memfd, message, proposal, signal, wait, words};
-use vfio_user::client::{Client, ClientError};
-use vfio_user::wire::{Version, dma_map_flags, region_index, set_irqs_flags as set};
+use vfio_user::client::{Client, ClientError, Dialect};
+use vfio_user::wire::{dma_map_flags, region_index, set_irqs_flags as set};
 use vfio_user::{Accepted, Command, ResetKind};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -142,49 +142,35 @@ fn pipelined_requests_are_answered_in_order() {
     rig.mem.load().write(0x6_3000, &[1; 0x1000]).unwrap();
 }
 
-/// cloud-hypervisor's order and habits, by hand.
+/// cloud-hypervisor's order and habits.
 #[test]
 fn cloud_hypervisor_starts_up() {
     let rig = Rig::start();
-    let mut client = Client::from_stream(UnixStream::connect(&rig.path).unwrap()).unwrap();
-    let json = concat!(
-        r#"{"capabilities":{"max_msg_fds":1,"max_data_xfer_size":1048576,"#,
-        "\"migration\":{\"pgsize\":4096}}}\0"
-    );
-    let (version, _) = client
-        .negotiate(Version { major: 0, minor: 1 }, json)
-        .unwrap();
-    assert_eq!(version.minor, 1);
-    let info = client.request(4, &words(&[32, 0, 0, 0]), &[]).unwrap();
-    for index in 0..words_of(&info)[2] {
-        client.region_info(index).unwrap();
+    let client = Client::builder().dialect(Dialect::CloudHypervisor);
+    let mut client = client.connect(&rig.path).unwrap();
+    let info = client.device_info().unwrap();
+    for index in 0..info.num_regions {
+        client.region(index).unwrap();
     }
+    client.machine_reset(&info).unwrap();
+    // What it does with a device that offers no reset.
     client.reset().unwrap();
     for at in (0..256).step_by(4) {
         client.config_read::<4>(at).unwrap();
     }
     assert_eq!(client.irq_info(0).unwrap().count, 1);
     let trigger = event_fd();
-    let flags = set::DATA_EVENTFD | set::ACTION_TRIGGER;
-    client.set_irq(0, flags, Some(trigger.as_fd())).unwrap();
+    client.irq_eventfds(0, 0, &[trigger.as_fd()]).unwrap();
     let ram = memfd(0x10_0000);
     client
         .dma_map(0, 0x10_0000, Some((ram.as_fd(), 0)), BOTH)
         .unwrap();
     client.config_write(4, &[7, 0]).unwrap();
-    let unmask = set::DATA_NONE | set::ACTION_UNMASK;
+    // Each write is followed by UNMASK, which asks for a line that is up once more.
     for (level, signals) in [(0, None), (1, Some(2)), (0, None)] {
         client.region_write(0, LEVEL, &[level]).unwrap();
-        client.set_irq(0, unmask, None).unwrap();
         assert_eq!(wait(&trigger, NEVER), signals);
     }
-}
-
-fn words_of(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
-        .collect()
 }
 
 /// The client that cloud-hypervisor is built on, as published.
@@ -221,22 +207,29 @@ fn the_rust_vmm_client_works() {
     rig.until("disconnected", |ram| ram.resets.len() == 2);
 }
 
-/// SPDK: no JSON, id always 0, payloads as long as its buffers.
+/// SPDK: no JSON, id always 0, payloads as long as its buffers, descriptors with DMA_UNMAP, no interrupts.
 #[test]
 fn spdk_starts_up() {
     let rig = Rig::start();
-    let mut stream = UnixStream::connect(&rig.path).unwrap();
-    let mut ask = |command, payload: &[u8]| {
-        stream.write_all(&message(0, command, 0, payload)).unwrap();
-        let mut reply = [0; 4096];
-        let n = stream.read(&mut reply).unwrap();
-        reply[..n].to_vec()
-    };
-    assert_eq!(ask(1, &[0; 4])[16..], [0; 4]);
-    assert_eq!(ask(4, &words(&[16, 0, 0, 0])).len(), 32);
-    let mut info = words(&[4064, 0, 7]);
-    info.resize(4064, 0);
-    assert_eq!(ask(5, &info).len(), 48);
+    let client = Client::builder().dialect(Dialect::Spdk);
+    let mut client = client.connect(&rig.path).unwrap();
+    let info = client.device_info().unwrap();
+    for index in 0..info.num_regions {
+        client.region(index).unwrap();
+    }
+    let ram = memfd(0x40_0000);
+    let iova = 0x7f00_0020_0000;
+    client
+        .dma_map(iova, 0x20_0000, Some((ram.as_fd(), 0x20_0000)), BOTH)
+        .unwrap();
+    client.config_write(4, &[6, 0]).unwrap();
+    client.region_write(0, 0x20, &[1, 2, 3, 4]).unwrap();
+    let mut back = [0; 4];
+    client.region_read(0, 0x20, &mut back).unwrap();
+    assert_eq!(back, [1, 2, 3, 4]);
+    rig.mem.load().write(iova, b"queue").unwrap();
+    client.dma_unmap(iova, 0x20_0000).unwrap();
+    assert!(rig.mem.load().write(iova, b"queue").is_err());
 }
 
 #[test]

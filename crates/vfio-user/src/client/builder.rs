@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SocketType, sockopt::socket_type};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_type};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::capabilities::Capabilities;
@@ -87,9 +88,14 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// If nobody serves there, or versions differ.
+    /// If nobody serves there (in time), or versions differ.
     pub fn connect(self, path: impl AsRef<Path>) -> Result<Client> {
-        self.attach(UnixStream::connect(path)?)
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // Where nobody accepts, connecting waits as long as sending may.
+        set_socket_timeout(&socket, Timeout::Send, Some(self.timeout))?;
+        net::connect(&socket, &SocketAddrUnix::new(path.as_ref())?)?;
+        self.attach(socket.into())
     }
 
     /// Negotiates on a socket that is connected.

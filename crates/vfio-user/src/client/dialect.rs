@@ -87,6 +87,8 @@ pub(super) struct Manners {
     pub(super) info_argsz: u32,
     /// Bytes of the payload of DEVICE_GET_REGION_INFO, and its `argsz`; else as many as needed.
     pub(super) region_info_payload: Option<usize>,
+    /// Asking again about a region, for its capabilities, has the id of the first time.
+    pub(super) repeats_id: bool,
     /// Most bytes of one region access.
     pub(super) max_access: usize,
     /// SET_IRQS UNMASK follows each access to a BAR while INTx is in use.
@@ -116,6 +118,7 @@ const PLAIN: Manners = Manners {
     posts_writes: true,
     info_argsz: 16,
     region_info_payload: None,
+    repeats_id: false,
     max_access: crate::wire::MAX_DATA,
     unmasks_after_access: false,
     inverted_reset: false,
@@ -144,6 +147,7 @@ const CLOUD_HYPERVISOR: Manners = Manners {
     waits_for_data: true,
     posts_writes: false,
     info_argsz: 32,
+    repeats_id: true,
     unmasks_after_access: true,
     inverted_reset: true,
     maps_for_writing: true,

@@ -85,6 +85,11 @@ impl Exchange {
         }
     }
 
+    /// The next id is the one that was given out last.
+    pub(super) fn repeat_id(&mut self) {
+        self.next_id = self.next_id.wrapping_sub(1);
+    }
+
     /// Whether there is room for one more request.
     pub(super) fn has_room(&self) -> bool {
         self.pending.len() + self.arrived.len() < MOST

@@ -101,6 +101,9 @@ impl Client {
             if needed > MOST {
                 return Err(ClientError::Protocol("a region has too many capabilities"));
             }
+            if self.manners.repeats_id {
+                self.exchange.repeat_id();
+            }
             answer = self.get_region_info(index, needed)?;
         }
         let info: RegionInfo = read(&answer.payload)?;
