@@ -57,7 +57,9 @@ impl Ring {
 
     /// Descriptor after `index`.
     pub fn after(&self, index: u32) -> u32 {
-        (index + 1) % self.count
+        // A division would cost a tight loop more than all the rest.
+        let next = index + 1;
+        if next == self.count { 0 } else { next }
     }
 
     /// Descriptors that may be filled; one is always kept back, since equal head and tail mean an empty ring.

@@ -47,7 +47,9 @@ fn runs_guests(lab: &Lab) -> Result<(), String> {
         builder.nic(nic).start("test=probe")?.finish(PATIENCE)?;
         Ok(())
     };
-    let tried = || boot().map_err(|error| format!("no KVM that runs a guest: {error:#}"));
+    let tried = || {
+        boot().map_err(|error| format!("no KVM that runs a guest: {error:#}").replace('\n', "; "))
+    };
     RUNS.get_or_init(tried).clone()
 }
 
