@@ -64,6 +64,7 @@ fn steady_traffic_allocates_nothing() {
     let write = message(4, 10, 0, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
     let posted = message(5, 10, 0x10, &[&access(0, 0x38, 4)[..], &[1; 4]].concat());
     let batch = [posted.repeat(40), read.repeat(10)].concat();
+    let doorbells = [posted.repeat(200), read.clone()].concat();
     let warm_up_then_count = |turn: &mut dyn FnMut()| {
         turn();
         let before = ALLOCATIONS.get();
@@ -77,6 +78,7 @@ fn steady_traffic_allocates_nothing() {
         turn(&write, 32);
         turn(&posted, 0);
         turn(&batch, 360);
+        turn(&doorbells, 36);
     });
     assert_eq!(allocations, 0);
 }

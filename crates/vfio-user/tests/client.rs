@@ -46,7 +46,7 @@ fn played(dialect: Dialect, act: impl FnOnce(Client) + Send + 'static) -> (Peer,
         let client = Client::builder()
             .dialect(dialect)
             .memory(Arc::new(own_memory()))
-            .timeout(Duration::from_millis(500));
+            .timeout(2 * SOON);
         act(client.attach(near).unwrap());
     });
     let mut server = Peer::raw(far);
@@ -171,7 +171,7 @@ fn memory_of_the_client_is_read_and_written_by_message() {
 #[test]
 fn memory_that_is_not_there_is_enodev_and_too_much_e2big() {
     let (mut server, done) = played(Dialect::LibvfioUser, |mut client| {
-        client.serve(Duration::from_secs(1)).unwrap_err();
+        client.serve(4 * SOON).unwrap_err();
     });
     let dma = |address: u64, count: u64| [address.to_ne_bytes(), count.to_ne_bytes()].concat();
     let long = [dma(RAM, 9), vec![0; 8]].concat();
@@ -238,7 +238,7 @@ fn qemu_answers_its_device_only_when_idle() {
 #[test]
 fn qemu_refuses_dma_without_bus_mastering() {
     let (mut server, done) = played(Dialect::Qemu, |mut client| {
-        client.serve(SOON).unwrap_err();
+        client.serve(4 * SOON).unwrap_err();
     });
     let asked = [RAM.to_ne_bytes(), 4_u64.to_ne_bytes()].concat();
     let reply = server.ask(command::DMA_READ, &asked, &[]);
@@ -478,6 +478,7 @@ fn more_under_way_than_anybody_wants() {
 fn late_replies() {
     for dialect in [Dialect::Qemu, Dialect::LibvfioUser] {
         let (mut server, done) = played(dialect, move |mut client| {
+            client.set_timeout(Duration::from_millis(500)).unwrap();
             let start = Instant::now();
             let error = client.config_read::<4>(0).unwrap_err();
             assert!(start.elapsed() >= Duration::from_millis(500));
@@ -485,6 +486,7 @@ fn late_replies() {
                 matches!(&error, ClientError::Socket(e) if e.kind() == std::io::ErrorKind::TimedOut),
                 "{error}"
             );
+            client.set_timeout(SOON).unwrap();
             let next = client.config_read::<4>(0);
             match dialect {
                 Dialect::Qemu => assert!(matches!(next, Err(ClientError::Protocol(_)))),

@@ -16,7 +16,10 @@ use vfio_user::wire::{
 };
 use zerocopy::IntoBytes;
 
-const LIMIT: Duration = Duration::from_millis(300);
+/// For what must be answered, on a busy machine too.
+const LIMIT: Duration = Duration::from_secs(10);
+/// For what never is.
+const SHORT: Duration = Duration::from_millis(300);
 
 /// Has a client do something against a server that does what it is told; what came of it for the client.
 fn against<T: Send + 'static>(
@@ -252,7 +255,8 @@ fn ids_types_and_sizes_that_are_wrong() {
     ];
     for (what, bend) in bends {
         for dialect in Dialect::ALL {
-            let result = against(
+            let result = against_within(
+                SHORT,
                 dialect,
                 |client| {
                     let first = client.config_read::<8>(0);
@@ -494,7 +498,8 @@ fn a_saved_state_without_end() {
 fn a_flood_of_commands() {
     for dialect in [Dialect::Qemu, Dialect::LibvfioUser] {
         for payload in [16, 1 << 19] {
-            let result = against(
+            let result = against_within(
+                SHORT,
                 dialect,
                 |client| client.config_read::<4>(0),
                 |server| {
@@ -517,7 +522,8 @@ fn a_flood_of_commands() {
 #[test]
 fn a_server_that_does_not_read() {
     let start = Instant::now();
-    let result = against(
+    let result = against_within(
+        SHORT,
         Dialect::LibvfioUser,
         |client| client.config_read::<4>(0),
         |server| {
@@ -533,14 +539,15 @@ fn a_server_that_does_not_read() {
 #[test]
 fn a_dribble() {
     let start = Instant::now();
-    let result = against(
+    let result = against_within(
+        SHORT,
         Dialect::LibvfioUser,
         |client| client.config_read::<64>(0),
         |server| {
             let request = server.next();
             let reply = request.header.reply(16 + 64);
             for byte in reply.as_bytes().iter().chain(&[0; 80]) {
-                thread::sleep(LIMIT / 4);
+                thread::sleep(SHORT / 4);
                 if !server.try_send(&[*byte], &[]) {
                     break;
                 }
@@ -548,7 +555,7 @@ fn a_dribble() {
         },
     );
     assert!(matches!(result, Err(ClientError::Socket(_))), "{result:?}");
-    assert!(start.elapsed() < 8 * LIMIT);
+    assert!(start.elapsed() < LIMIT);
 }
 
 /// QEMU reads a header at once or not at all.
@@ -563,7 +570,7 @@ fn headers_in_pieces() {
                 let reply = request.header.reply(20);
                 let bytes = [reply.as_bytes(), &request.payload, &[3; 4]].concat();
                 server.try_send(&bytes[..HEADER - 1], &[]);
-                thread::sleep(LIMIT / 4);
+                thread::sleep(SHORT / 4);
                 server.try_send(&bytes[HEADER - 1..], &[]);
             },
         );
