@@ -1,7 +1,7 @@
 //! The functions of the C library.
 //!
 //! Each checks its pointers, takes the NIC's lock without waiting and runs in safe Rust; what panics there ends at
-//! [`guard`], leaves the lock poisoned and the NIC unusable.
+//! `guard`, leaves the lock poisoned and the NIC unusable.
 #![allow(unsafe_code)]
 // C code does not go where rustdoc leads: each function says in words, for the header, what its pointers have to be.
 #![allow(clippy::missing_safety_doc)]
@@ -344,7 +344,7 @@ pub unsafe extern "C" fn nic_emu_counters(
 /// Saves the NIC as it is now in buffer, which has room for so many bytes, and stores in *len how many it takes. If that
 /// is more than room, it is NIC_EMU_STATUS_TOO_SMALL. buffer may be NULL if room is 0.
 ///
-/// The guest should be stopped. The cable, COMMAND.MASTER, the counters and frames that were not taken are the embedder's.
+/// The guest should be stopped; no callbacks are made. The cable, COMMAND.MASTER, the counters and frames that were not taken are the embedder's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nic_emu_save(
     nic: *mut NicEmu,
@@ -374,7 +374,9 @@ pub unsafe extern "C" fn nic_emu_save(
 /// Continues what nic_emu_save() has saved, of this NIC or of another. The bytes may come from anybody: what no NIC could
 /// be is refused (NIC_EMU_STATUS_BAD_STATE), and changes nothing.
 ///
-/// Call nic_emu_set_bus_master() and nic_emu_set_link() as they were, before the guest runs.
+/// Plug the cable in before this (nic_emu_set_link()), or the guest sees its link go down. Call nic_emu_set_bus_master()
+/// after this, when guest memory is in place and before the guest runs: what the NIC was about to do is done then. With bus
+/// mastering on all the time, nic_emu_run_timers() is due at once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nic_emu_restore(
     nic: *mut NicEmu,

@@ -40,6 +40,8 @@ pub(crate) struct Nic {
     tx_blocked: bool,
     /// Segments that the host has of the frame at the front of the ring.
     tx_segments: usize,
+    /// A frame of a restored state may wait for the receiver to go on.
+    rx_ready: bool,
     /// The host waits for room.
     rx_paused: bool,
     /// The interrupt line as the host knows it.
@@ -69,6 +71,7 @@ impl Nic {
             tx_ready: false,
             tx_blocked: false,
             tx_segments: 0,
+            rx_ready: false,
             rx_paused: false,
             line: false,
             scratch: Vec::new(),
@@ -122,7 +125,7 @@ impl Nic {
 
     /// When something is due by itself.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        if self.tx_ready && !self.tx_blocked {
+        if (self.tx_ready && !self.tx_blocked) || (self.rx_ready && self.rx.enabled()) {
             return Some(self.now);
         }
         let times = [
@@ -151,9 +154,9 @@ impl Nic {
         taken
     }
 
-    /// What the NIC is, in bytes.
+    /// What the NIC is, in bytes. The host hears nothing of it: its guest is stopped, its memory perhaps copied already.
     pub(crate) fn save(&mut self, now: Time) -> Vec<u8> {
-        self.run_timers(now);
+        self.now = self.now.max(now);
         let state = State {
             control: self.control.save(self.now),
             tx: self.tx.save(),
@@ -164,16 +167,18 @@ impl Nic {
         bytes
     }
 
-    /// Continues what has been saved, here or elsewhere. Bytes that are no state change nothing.
+    /// Becomes what has been saved, here or elsewhere. Bytes that are no state change nothing. The queues go on in the
+    /// next call: the guest's memory may come later than this.
     pub(crate) fn restore(&mut self, bytes: &[u8], now: Time) -> Result<(), InvalidState> {
         let state = State::decode(bytes)?;
-        let mut kick = self.begin(now);
-        kick |= self.control.restore(&state.control, self.now);
+        self.now = self.now.max(now);
+        self.control.restore(&state.control, self.now);
         let generation = self.control.shared().generation();
         self.tx.restore(&state.tx, generation);
         self.rx.restore(&state.rx, generation);
         self.tx_segments = 0;
-        self.end(kick);
+        (self.tx_ready, self.rx_ready) = (true, true);
+        self.update_line();
         Ok(())
     }
 
@@ -201,7 +206,9 @@ impl Nic {
         if self.tx_ready && !self.tx_blocked {
             self.transmit();
         }
-        if kick.intersects(Kick::RX | Kick::RESET) {
+        let restored = self.rx_ready && self.rx.enabled();
+        if restored || kick.intersects(Kick::RX | Kick::RESET) {
+            self.rx_ready = false;
             self.rx.resume(&self.mem, self.now);
         }
         // Memory that is reached by callbacks knows no epochs, so nothing is ever interrupted.
@@ -210,6 +217,10 @@ impl Nic {
             self.rx_paused = false;
             self.host.receive_ready();
         }
+        self.update_line();
+    }
+
+    fn update_line(&mut self) {
         let level = self.control.shared().irq.poll(self.now);
         if std::mem::replace(&mut self.line, level) != level {
             self.host.interrupt(level);
@@ -218,6 +229,7 @@ impl Nic {
 
     /// Sends what the ring holds, within the budget.
     fn transmit(&mut self) {
+        // The burst borrows the map while the queues are at work; a clone costs three counts.
         let mem = self.mem.clone();
         self.tx_ready = false;
         for _ in 0..TX_BURSTS_PER_CALL {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use guest_mem::DmaError;
 use nic_emu::e1000::regs::Reg;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -252,5 +253,131 @@ fn descriptions_fit_their_types() {
     }
     for (name, _) in nic.control().counters().iter() {
         assert!(name.len() < NIC_EMU_NAME_LEN, "{name}");
+    }
+}
+
+#[test]
+fn a_held_frame_outlives_a_migration() {
+    let (mut nic, host) = nic();
+    // EN, UPE, LPE: a frame of 16000 bytes takes eight buffers of 2 KiB, and there are seven.
+    set(&mut nic, Reg::RCTL, 1 << 1 | 1 << 3 | 1 << 5);
+    assert!(nic.receive(&[2; 16_000], Time::ZERO));
+    assert!(!nic.can_receive());
+    let state = nic.save(Time::ZERO);
+    let mut other = Nic::new(&Config::new([2, 0, 0, 0, 0, 2]), host.clone());
+    other.restore(&state, Time::ZERO).expect("a state");
+    // Whatever comes first, bus mastering comes later.
+    other.run_timers(Time::ZERO);
+    other.set_bus_master(true, Time::ZERO);
+    set(&mut other, Reg::RDT, 2);
+    assert!(other.can_receive());
+    let counters = other.control().counters();
+    assert_eq!((counters.rx_frames, counters.rx_disabled), (1, 0));
+}
+
+/// What a guest, the bus and the network may do, in any order.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// To one of the registers with an effect on the queues.
+    Set(usize, u32),
+    Write(u8, u64, Vec<u8>),
+    Read(u8, u64, usize),
+    Memory(usize, Vec<u8>),
+    Receive(usize),
+    BusMaster(bool),
+    Link(bool),
+    Reset(bool),
+    Time(u64),
+    Room(usize),
+    SaveAndRestore,
+}
+
+const REGISTERS: [Reg; 14] = [
+    Reg::CTRL,
+    Reg::RCTL,
+    Reg::TCTL,
+    Reg::TDBAL,
+    Reg::TDLEN,
+    Reg::TDH,
+    Reg::TDT,
+    Reg::RDBAL,
+    Reg::RDLEN,
+    Reg::RDH,
+    Reg::RDT,
+    Reg::IMS,
+    Reg::ITR,
+    Reg::RDTR,
+];
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let bytes = || prop::collection::vec(any::<u8>(), 1..64);
+    let value = prop_oneof![any::<u32>(), 0..64_u32, Just(TX_RING as u32)];
+    prop_oneof![
+        8 => (0..REGISTERS.len(), value).prop_map(|(reg, value)| Deed::Set(reg, value)),
+        1 => (0..4_u8, 0..0x2_1000_u64, bytes()).prop_map(|(bar, at, data)| Deed::Write(bar, at, data)),
+        1 => (0..4_u8, any::<u64>(), 0..9_usize).prop_map(|(bar, at, len)| Deed::Read(bar, at, len)),
+        4 => (0..RAM - 64, bytes()).prop_map(|(at, data)| Deed::Memory(at, data)),
+        4 => (TX_RING..TX_RING + 256, bytes()).prop_map(|(at, data)| Deed::Memory(at, data)),
+        4 => (0..20_000_usize).prop_map(Deed::Receive),
+        1 => any::<bool>().prop_map(Deed::BusMaster),
+        1 => any::<bool>().prop_map(Deed::Link),
+        1 => any::<bool>().prop_map(Deed::Reset),
+        2 => (0..4_000_000_000_u64).prop_map(Deed::Time),
+        2 => (0..200_usize).prop_map(Deed::Room),
+        1 => Just(Deed::SaveAndRestore),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Nothing panics, the line is what the model says, and what was refused is announced.
+    #[test]
+    fn anything_may_happen_in_any_order(deeds in prop::collection::vec(deed(), 1..100)) {
+        let (mut nic, host) = nic();
+        host.with(|state| state.room = 100);
+        let mut now = Time::ZERO;
+        let mut waiting = false;
+        for deed in deeds {
+            let ready = host.with(|state| state.ready);
+            match deed {
+                Deed::Set(reg, value) => set(&mut nic, REGISTERS[reg], value),
+                Deed::Write(bar, at, data) => nic.write(bar, at, &data, now),
+                Deed::Read(bar, at, len) => nic.read(bar, at, &mut [0; 8][..len], now),
+                Deed::Memory(at, data) => host.put(at, &data),
+                Deed::Receive(len) => {
+                    waiting = !nic.receive(&vec![0xFF; len], now);
+                    continue;
+                }
+                Deed::BusMaster(on) => nic.set_bus_master(on, now),
+                Deed::Link(up) => nic.set_link(up, now),
+                Deed::Reset(true) => nic.reset(ResetKind::PowerOn, now),
+                Deed::Reset(false) => nic.reset(ResetKind::Bus, now),
+                Deed::Time(nanos) => {
+                    now = now.plus_nanos(nanos);
+                    nic.run_timers(now);
+                }
+                Deed::Room(room) => {
+                    host.with(|state| {
+                        state.room = room;
+                        state.sent.clear();
+                    });
+                    nic.transmit_ready(now);
+                }
+                Deed::SaveAndRestore => {
+                    nic.run_timers(now);
+                    let state = nic.save(now);
+                    prop_assert!(nic.restore(&state, now).is_ok());
+                    prop_assert!(nic.save(now) == state);
+                    nic.run_timers(now);
+                }
+            }
+            let told = host.with(|state| state.ready) > ready;
+            prop_assert!(!told || waiting);
+            waiting &= !told;
+            prop_assert!(!waiting || !nic.can_receive());
+            let line = nic.control().shared().irq.poll(now);
+            prop_assert_eq!(host.with(|state| state.line), line);
+        }
     }
 }
