@@ -19,23 +19,31 @@ const STATUS_UP: u32 = 0x83;
 const RCTL_ON: u32 = 0x8002;
 /// What all words of the EEPROM add up to (8254x manual 5.6.35).
 const EEPROM_SUM: u16 = 0xbaba;
+/// How often a test is repeated in which the loopback test ends with 14: all frames came back as they should, but the
+/// guest took more than two ticks of its clock to compare them, since the machine had other work.
+const LATE: usize = 5;
 /// Length of the FCS, which counters of bytes include.
 const FCS: u64 = 4;
 
 /// All five tests pass, again and again, nothing of the loopback test leaks to the cable, and traffic passes after it.
 pub(super) fn selftest(echo: &mut Echo) -> Result<String> {
     let times = if soak() { 20 } else { 2 };
+    let mut late = 0;
     for time in 1..=times {
         while echo.cable.collect().is_some() {}
-        let output = echo.vm.run_for("ethtool -t eth0 offline", PATIENCE * 3)?;
-        let said = &output.stdout;
+        let mut said = tested(echo)?;
+        for _ in 0..LATE {
+            if !said.contains("Loopback test  (offline)\t 14") {
+                break;
+            }
+            late += 1;
+            said = tested(echo)?;
+        }
         let passed = said.lines().filter(|line| line.ends_with("\t 0")).count();
         ensure!(
-            output.success() && said.contains("The test result is PASS") && passed == 5,
-            "time {time}: {said} {}",
-            output.stderr
+            said.contains("The test result is PASS") && passed == 5,
+            "time {time}: {said}"
         );
-        echo.ready()?;
         while let Some(frame) = echo.cable.collect() {
             ensure!(
                 frame.len() != 1024,
@@ -46,7 +54,16 @@ pub(super) fn selftest(echo: &mut Echo) -> Result<String> {
         echo.expect_traffic()
             .with_context(|| format!("after time {time}"))?;
     }
-    Ok(format!("five tests, {times} times"))
+    Ok(format!(
+        "five tests, {times} times; {late} more when the guest was late"
+    ))
+}
+
+/// What `ethtool -t` says.
+fn tested(echo: &mut Echo) -> Result<String> {
+    let output = echo.vm.run_for("ethtool -t eth0 offline", PATIENCE * 3)?;
+    echo.ready()?;
+    Ok(output.stdout + &output.stderr)
 }
 
 /// The EEPROM has the address by which frames reach the guest, and the checksum.
