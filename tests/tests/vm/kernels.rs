@@ -81,7 +81,7 @@ pub(crate) fn checks(lab: &Lab, suite: Suite) -> Vec<Trial> {
         .check("no_errors", no_errors)
         .last("nothing_lost", nothing_lost)
         .trials();
-    let life = Stage::new(format!("{suite}::life"), make)
+    let mut life = Stage::new(format!("{suite}::life"), make)
         .check("down_and_up", |set| {
             let times = if soak() { 200 } else { 10 };
             for time in 1..=times {
@@ -110,7 +110,11 @@ pub(crate) fn checks(lab: &Lab, suite: Suite) -> Vec<Trial> {
                 set.ping_few(0)?;
             }
             Ok(format!("{times} times, same socket"))
-        })
+        });
+    if suite == Suite::TrixieBackports {
+        life = life.check("offloads", offloads).check("selftest", selftest);
+    }
+    let life = life
         .check("second_client_refused", move |set| {
             second_client_refused(set, suite)
         })
@@ -305,6 +309,39 @@ fn quiet(vm: &mut Vm) -> Result<counters::Counters> {
         before = now;
     }
     bail!("the guest's counters do not come to rest: {before}");
+}
+
+/// TCP arrives whole both ways whatever the device leaves to the guest.
+fn offloads(set: &mut Set) -> Result<String> {
+    let settings = [
+        "tso off",
+        "sg off",
+        "tx off",
+        "rx on",
+        "gro off",
+        "rxvlan off",
+        "tx on sg on tso on gro on rxvlan on",
+    ];
+    for setting in settings {
+        set.vm.ok(&format!("ethtool -K eth0 {setting}"))?;
+        guest::wait_carrier(&mut set.vm, "eth0")?;
+        let files = set.host.pair(&mut set.vm, 0).files(2);
+        files.with_context(|| setting.to_owned())?;
+    }
+    let trouble = snmp_trouble(&counters::snmp_of_guest(&mut set.vm)?);
+    ensure!(
+        trouble.is_empty(),
+        "/proc/net/snmp of the guest shows {trouble}"
+    );
+    Ok(format!("{} settings", settings.len()))
+}
+
+/// The self-test leaves a device that works, with the network that it had. What it tests is judged elsewhere.
+fn selftest(set: &mut Set) -> Result<String> {
+    let tested = set.vm.run_for("ethtool -t eth0 offline", BOOT)?;
+    ensure!(tested.stdout.contains("Register test"), "{}", tested.stderr);
+    guest::wait_carrier(&mut set.vm, "eth0")?;
+    set.ping_few(0)
 }
 
 /// The one that is served notices nothing, the other knows at once.
