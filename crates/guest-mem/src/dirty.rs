@@ -138,7 +138,8 @@ impl DirtyLog {
 
     /// Moves what is known about `len` bytes at `iova` into `bitmap`: bit `n % 64` of word `n / 64` says whether page
     /// `n`, counted from the page of `iova`, has been written since the last report of it. All other bits of the words
-    /// needed are 0.
+    /// needed are 0. A page is told as a whole: what is known of it stays known for as long as some logged part of it has
+    /// not been asked for together with all that is logged there of the same range.
     ///
     /// # Errors
     ///
@@ -162,20 +163,28 @@ impl DirtyLog {
         }
 
         bitmap.fill(0);
-        // Whole pages: two ranges may meet in the middle of one.
-        let (iova, last) = (iova & !self.offset_mask(), last | self.offset_mask());
-        for range in self.within(iova, last) {
+        let (page_start, page_end) = (iova & !self.offset_mask(), last | self.offset_mask());
+        for range in self.within(page_start, page_end) {
             let base = range.start >> self.shift;
-            let from = (iova.max(range.start) >> self.shift) - base;
-            let to = (last.min(range.last) >> self.shift) - base;
+            let from = (page_start.max(range.start) >> self.shift) - base;
+            let to = (page_end.min(range.last) >> self.shift) - base;
+            // Of the pages at either end somebody may ask for the other part, too.
+            let first_kept = (iova > page_start.max(range.start)).then_some(from);
+            let last_kept = (last < page_end.min(range.last)).then_some(to);
+            let kept = |word: usize| {
+                let bits = [first_kept, last_kept].into_iter().flatten();
+                bits.filter(|bit| (bit / 64) as usize == word)
+                    .fold(0, |kept, bit| kept | 1 << (bit % 64))
+            };
             for (word, mask) in masks(from, to) {
                 if range.bits[word].load(Ordering::Relaxed) & mask == 0 {
                     continue;
                 }
-                let mut taken = range.bits[word].fetch_and(!mask, Ordering::AcqRel) & mask;
-                while taken != 0 {
-                    let page = base + 64 * word as u64 + u64::from(taken.trailing_zeros());
-                    taken &= taken - 1;
+                let mut found =
+                    range.bits[word].fetch_and(!mask | kept(word), Ordering::AcqRel) & mask;
+                while found != 0 {
+                    let page = base + 64 * word as u64 + u64::from(found.trailing_zeros());
+                    found &= found - 1;
                     let n = page - first_page;
                     bitmap[(n / 64) as usize] |= 1 << (n % 64);
                 }

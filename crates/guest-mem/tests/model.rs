@@ -1,6 +1,7 @@
 //! Any accesses to any memory map, against a model that is a list of bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use guest_mem::{Access, DirtyLog, DmaError, GuestMem, LogError, Mapping, Remote};
@@ -137,9 +138,12 @@ struct Model {
     kinds: Vec<Kind>,
     nonblocking: bool,
     bytes: Vec<u8>,
-    dirty: Vec<bool>,
+    /// Which parts of pages were written, by first byte: two ranges of the log may share a page.
+    dirty: BTreeSet<u64>,
     /// The pages that are logged.
-    logged: std::ops::Range<u64>,
+    logged: Range<u64>,
+    /// Where the second range of the log begins.
+    middle: u64,
 }
 
 impl Model {
@@ -179,13 +183,22 @@ impl Model {
             kinds,
             nonblocking: nonblocking && blocks,
             bytes: vec![0; SPACE as usize],
-            dirty: vec![false; SPACE as usize / PAGE as usize],
+            dirty: BTreeSet::new(),
             logged,
+            middle: first * PAGE + middle,
         }
     }
 
     fn pages(&self, addr: u64, len: usize) -> std::ops::RangeInclusive<u64> {
         addr / PAGE..=(addr + len as u64 - 1) / PAGE
+    }
+
+    /// What each range of the log has of a page.
+    fn parts(&self, page: u64) -> Vec<Range<u64>> {
+        let (start, end) = (page * PAGE, (page + 1) * PAGE);
+        let middle = self.middle.clamp(start, end);
+        let parts = [start..middle, middle..end].into_iter();
+        parts.filter(|part| !part.is_empty()).collect()
     }
 
     /// Whether such an access can be done.
@@ -214,7 +227,10 @@ impl Model {
         if !bytes.is_empty() {
             self.bytes[addr as usize..][..bytes.len()].copy_from_slice(bytes);
             for page in self.pages(addr, bytes.len()) {
-                self.dirty[page as usize] = true;
+                let end = addr + bytes.len() as u64;
+                let written = |part: &Range<u64>| part.start < end && addr < part.end;
+                let parts = self.parts(page).into_iter().filter(written);
+                self.dirty.extend(parts.map(|part| part.start));
             }
         }
     }
@@ -287,7 +303,7 @@ impl Model {
         }
     }
 
-    /// What is reported are the pages written, those of them that were asked for are clean afterwards.
+    /// What is reported are the pages written. Those are clean afterwards of which somebody asked for all.
     fn report(&mut self, addr: u64, len: u64) {
         let mut bitmap = [u64::MAX; 2];
         let result = self.log.report(addr, len, &mut bitmap);
@@ -300,8 +316,15 @@ impl Model {
         for page in first..=last {
             let n = page - first;
             let dirty = bitmap[(n / 64) as usize] >> (n % 64) & 1 == 1;
-            assert_eq!(dirty, self.dirty[page as usize], "page {page}");
-            self.dirty[page as usize] = false;
+            let parts = self.parts(page);
+            let written = parts.iter().any(|part| self.dirty.contains(&part.start));
+            assert_eq!(dirty, written, "page {page}");
+            for part in parts
+                .iter()
+                .filter(|part| addr <= part.start && part.end <= addr + len)
+            {
+                self.dirty.remove(&part.start);
+            }
         }
         assert_eq!(bitmap[0] & !(u64::MAX >> (63 - (last - first))), 0);
         assert_eq!(bitmap[1], u64::MAX, "not needed");

@@ -254,29 +254,25 @@ impl Memory {
         Ok([report.as_bytes(), &self.take(iova, length, page_size)].concat())
     }
 
-    /// A bitmap of the pages of `bits` bytes from `iova` on, which are clean after this.
+    /// A bitmap of the pages of `bits` bytes from `iova` on. What is known of a page is told of all of it, and forgotten
+    /// where all that an entry has of it was asked for.
     fn take(&mut self, iova: u64, length: u64, bits: u64) -> Vec<u8> {
         let mut bitmap = vec![0; 8 * words(length, bits) as usize];
         let page = self.page.unwrap_or(4096);
-        for entry in &self.entries {
-            let Some((first, last)) = entry.part(iova, length) else {
-                continue;
-            };
-            let pages: Vec<_> = self
-                .dirty
-                .range((entry.iova, first / page)..=(entry.iova, last / page))
-                .copied()
-                .collect();
-            for (start, n) in pages {
-                self.dirty.remove(&(start, n));
-                // What is known of a page is known of all of it, whatever entry it belongs to.
-                let from = (n * page).max(iova);
-                let to = (n * page + (page - 1)).min(iova + (length - 1));
-                for bit in (from - iova) / bits..=(to - iova) / bits {
-                    bitmap[(bit / 8) as usize] |= 1 << (bit % 8);
-                }
+        let last = iova + (length - 1);
+        let entries = &self.entries;
+        self.dirty.retain(|(start, n)| {
+            let (from, to) = (n * page, n * page + (page - 1));
+            if to < iova || from > last {
+                return true;
             }
-        }
+            for bit in (from.max(iova) - iova) / bits..=(to.min(last) - iova) / bits {
+                bitmap[(bit / 8) as usize] |= 1 << (bit % 8);
+            }
+            let entry = entries.iter().find(|entry| entry.iova == *start);
+            let part = entry.and_then(|entry| entry.part(from, page));
+            part.is_some_and(|(first_part, last_part)| first_part < iova || last_part > last)
+        });
         bitmap
     }
 
