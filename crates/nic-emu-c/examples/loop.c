@@ -150,7 +150,7 @@ int main(void) {
         done(nic_emu_link(nic, &link));
     }
     CHECK(pc.line && (get(ICR) & LSC) && !pc.line);
-    printf("link is up after %.1f s, and the guest was interrupted\n", (double)now / 1e9);
+    printf("link is up after %.1f ms, and the guest was interrupted\n", (double)now / 1e6);
 
     /* Rings: all receive buffers but one are the NIC's. */
     for (int i = 0; i < RING; i++)
