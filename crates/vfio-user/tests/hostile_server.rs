@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::peer::{Got, Peer};
 use common::{event_fd, memfd, words};
+use proptest::prelude::*;
 use vfio_user::client::{Client, ClientError, Dialect, Result};
 use vfio_user::wire::{
     HEADER, Header, IoFd, LoggingRange, MAX_MESSAGE, command, feature, header_flags,
@@ -578,5 +579,28 @@ fn headers_in_pieces() {
             Dialect::Qemu => assert!(matches!(result, Err(ClientError::Protocol(_)))),
             _ => assert_eq!(result.unwrap(), [3; 4]),
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever comes: an error or an answer, and no panic.
+    #[test]
+    fn random_bytes(
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
+        header in any::<bool>(),
+        size in prop_oneof![16_u32..200, Just(u32::MAX), Just(1 << 20)],
+        flags in prop::sample::select(vec![0_u32, 1, 0x10, 0x21, 0xff]),
+        act in 0..ACTS.len(),
+        dialect in prop::sample::select(Dialect::ALL.to_vec()),
+    ) {
+        let (_, act) = ACTS[act];
+        let _ = against_within(Duration::from_millis(20), dialect, act, |server| {
+            let Some(request) = server.try_next() else { return };
+            let reply = Header { flags, size, ..request.header };
+            let front = if header { reply.as_bytes() } else { &[] };
+            server.try_send(&[front, &bytes].concat(), &[]);
+        });
     }
 }
