@@ -35,6 +35,17 @@ pub enum Domain {
     Wake,
 }
 
+/// How much of a register's behaviour is modelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Something comes of it, or of its value.
+    Behaves,
+    /// It holds what it has to hold, and nothing comes of it.
+    Stored,
+    /// It always reads 0: what it would show never happens here.
+    Zero,
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Row {
@@ -54,6 +65,11 @@ pub struct Row {
     pub reset: u32,
     /// Bits that hold what is written.
     pub mask: u32,
+    /// How much of the part's behaviour is there.
+    pub state: State,
+    /// The drivers that read or write it, a letter each: L Linux e1000 (l: only its register dump), F FreeBSD em, D DPDK
+    /// em, I iPXE, C the crate e1000-driver.
+    pub users: &'static str,
     /// One line on what it is.
     pub doc: &'static str,
 }
@@ -66,7 +82,7 @@ macro_rules! first {
 
 macro_rules! registers {
     ($( $name:ident = $offset:literal $([$count:literal; $stride:literal])?,
-        $access:ident, $domain:ident, $reset:expr, $mask:expr, $doc:literal; )+) => {
+        $access:ident, $domain:ident, $reset:expr, $mask:expr, $state:ident, $users:literal, $doc:literal; )+) => {
         /// A register of the 82540EM, or an array of them.
         #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "names as the manual writes them")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +105,8 @@ macro_rules! registers {
             domain: Domain::$domain,
             reset: $reset,
             mask: $mask,
+            state: State::$state,
+            users: $users,
             doc: $doc,
         }, )+ ];
     };
@@ -96,150 +114,150 @@ macro_rules! registers {
 
 registers! {
     // General
-    CTRL     = 0x0000, Rw, Mac, 0x0014_0241, 0xDBFC_1BE9, "device control";
-    STATUS   = 0x0008, Ro, Mac, 0x0000_0281, 0, "device status: link, speed, duplex";
-    EECD     = 0x0010, Rw, Mac, 0x0000_0010, 0x0000_0077, "EEPROM/flash control: the bit-banged Microwire port";
-    EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, "EEPROM read, small format";
-    CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, "extended device control";
-    FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, "flash access (no flash fitted)";
-    MDIC     = 0x0020, Rw, Mac, 0x1000_0000, 0x2FFF_FFFF, "MDI control: the way to the PHY";
-    FCAL     = 0x0028, Rw, Mac, 0, 0xFFFF_FFFF, "flow control address low";
-    FCAH     = 0x002C, Rw, Mac, 0, 0x0000_FFFF, "flow control address high";
-    FCT      = 0x0030, Rw, Mac, 0, 0x0000_FFFF, "flow control type";
-    VET      = 0x0038, Rw, Mac, 0x8100, 0x0000_FFFF, "VLAN ethertype";
-    FCTTV    = 0x0170, Rw, Mac, 0, 0x0000_FFFF, "flow control transmit timer value";
-    TXCW     = 0x0178, Rw, Mac, 0, 0xC000_FFFF, "transmit configuration word (fibre)";
-    RXCW     = 0x0180, Ro, Mac, 0, 0, "receive configuration word (fibre)";
-    LEDCTL   = 0x0E00, Rw, Mac, 0x0706_8302, 0xCFCF_CFCF, "LED control";
-    PBA      = 0x1000, Rw, Mac, 0x0010_0030, 0x0000_FFFF, "packet buffer allocation in KiB: RXA written, TXA derived";
+    CTRL     = 0x0000, Rw, Mac, 0x0014_0241, 0xDBFC_1BE9, Behaves, "LFDIC", "device control";
+    STATUS   = 0x0008, Ro, Mac, 0x0000_0281, 0, Behaves, "LFDIC", "device status: link, speed, duplex";
+    EECD     = 0x0010, Rw, Mac, 0x0000_0010, 0x0000_0077, Behaves, "LFD", "EEPROM/flash control: the bit-banged Microwire port";
+    EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, Behaves, "I", "EEPROM read, small format";
+    CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, Behaves, "lFD", "extended device control";
+    FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, Stored, "", "flash access (no flash fitted)";
+    MDIC     = 0x0020, Rw, Mac, 0x1000_0000, 0x2FFF_FFFF, Behaves, "LFD", "MDI control: the way to the PHY";
+    FCAL     = 0x0028, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFD", "flow control address low";
+    FCAH     = 0x002C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control address high";
+    FCT      = 0x0030, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control type";
+    VET      = 0x0038, Rw, Mac, 0x8100, 0x0000_FFFF, Behaves, "LFD", "VLAN ethertype";
+    FCTTV    = 0x0170, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "flow control transmit timer value";
+    TXCW     = 0x0178, Rw, Mac, 0, 0xC000_FFFF, Stored, "L", "transmit configuration word (fibre)";
+    RXCW     = 0x0180, Ro, Mac, 0, 0, Zero, "", "receive configuration word (fibre)";
+    LEDCTL   = 0x0E00, Rw, Mac, 0x0706_8302, 0xCFCF_CFCF, Stored, "LFD", "LED control";
+    PBA      = 0x1000, Rw, Mac, 0x0010_0030, 0x0000_FFFF, Behaves, "LFDI", "packet buffer allocation in KiB: RXA written, TXA derived";
 
     // Interrupt
-    ICR      = 0x00C0, W1c, Mac, 0, 0x0001_FFFF, "interrupt cause read: a read clears it";
-    ITR      = 0x00C4, Rw, Mac, 0, 0x0000_FFFF, "interrupt throttling, 256 ns";
-    ICS      = 0x00C8, W1s, Mac, 0, 0x0001_FFFF, "interrupt cause set; reads mirror ICR without clearing";
-    IMS      = 0x00D0, W1s, Mac, 0, 0x0001_FFFF, "interrupt mask set; reads give the mask";
-    IMC      = 0x00D8, Wo, Mac, 0, 0x0001_FFFF, "interrupt mask clear";
+    ICR      = 0x00C0, W1c, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt cause read: a read clears it";
+    ITR      = 0x00C4, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "interrupt throttling, 256 ns";
+    ICS      = 0x00C8, W1s, Mac, 0, 0x0001_FFFF, Behaves, "L", "interrupt cause set; reads mirror ICR without clearing";
+    IMS      = 0x00D0, W1s, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt mask set; reads give the mask";
+    IMC      = 0x00D8, Wo, Mac, 0, 0x0001_FFFF, Behaves, "LFDI", "interrupt mask clear";
 
     // Receive
-    RCTL     = 0x0100, Rw, Mac, 0, 0x06DF_B3FF, "receive control";
-    FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, "flow control receive threshold low";
-    FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, "flow control receive threshold high";
-    RDBAL    = 0x2800, Rw, Mac, 0, 0xFFFF_FFF0, "receive descriptor base low";
-    RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, "receive descriptor base high";
-    RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, "receive descriptor ring length, bytes";
-    RDH      = 0x2810, Rw, Mac, 0, 0x0000_FFFF, "receive descriptor head";
-    RDT      = 0x2818, Rw, Mac, 0, 0x0000_FFFF, "receive descriptor tail";
-    RDTR     = 0x2820, Rw, Mac, 0, 0x0000_FFFF, "receive interrupt delay, 1.024 us; bit 31 flushes and reads 0";
-    RXDCTL   = 0x2828, Rw, Mac, 0x0001_0000, 0x013F_3F3F, "receive descriptor control";
-    RADV     = 0x282C, Rw, Mac, 0, 0x0000_FFFF, "receive interrupt absolute delay, 1.024 us";
-    RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, "receive small packet detect";
+    RCTL     = 0x0100, Rw, Mac, 0, 0x06DF_B3FF, Behaves, "LFDIC", "receive control";
+    FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, Stored, "LFD", "flow control receive threshold low";
+    FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, Stored, "LFD", "flow control receive threshold high";
+    RDBAL    = 0x2800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "receive descriptor base low";
+    RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "receive descriptor base high";
+    RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "receive descriptor ring length, bytes";
+    RDH      = 0x2810, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor head";
+    RDT      = 0x2818, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor tail";
+    RDTR     = 0x2820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDC", "receive interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    RXDCTL   = 0x2828, Rw, Mac, 0x0001_0000, 0x013F_3F3F, Stored, "DI", "receive descriptor control";
+    RADV     = 0x282C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFC", "receive interrupt absolute delay, 1.024 us";
+    RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, Behaves, "", "receive small packet detect";
 
     // Transmit
-    TCTL     = 0x0400, Rw, Mac, 0, 0x037F_FFFA, "transmit control";
-    TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, "transmit inter-packet gap";
-    AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, "adaptive inter-frame spacing throttle";
-    TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, "transmit descriptor base low";
-    TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, "transmit descriptor base high";
-    TDLEN    = 0x3808, Rw, Mac, 0, 0x000F_FF80, "transmit descriptor ring length, bytes";
-    TDH      = 0x3810, Rw, Mac, 0, 0x0000_FFFF, "transmit descriptor head";
-    TDT      = 0x3818, Rw, Mac, 0, 0x0000_FFFF, "transmit descriptor tail";
-    TIDV     = 0x3820, Rw, Mac, 0, 0x0000_FFFF, "transmit interrupt delay, 1.024 us; bit 31 flushes and reads 0";
-    TXDCTL   = 0x3828, Rw, Mac, 0, 0xFF3F_3F3F, "transmit descriptor control";
-    TADV     = 0x382C, Rw, Mac, 0, 0x0000_FFFF, "transmit interrupt absolute delay, 1.024 us";
-    TSPMT    = 0x3830, Rw, Mac, 0, 0xFFFF_FFFF, "TSO pad and minimum threshold";
+    TCTL     = 0x0400, Rw, Mac, 0, 0x037F_FFFA, Behaves, "LFDIC", "transmit control";
+    TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, Stored, "LFC", "transmit inter-packet gap";
+    AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "adaptive inter-frame spacing throttle";
+    TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "transmit descriptor base low";
+    TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "transmit descriptor base high";
+    TDLEN    = 0x3808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "transmit descriptor ring length, bytes";
+    TDH      = 0x3810, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "transmit descriptor head";
+    TDT      = 0x3818, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "transmit descriptor tail";
+    TIDV     = 0x3820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LF", "transmit interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    TXDCTL   = 0x3828, Rw, Mac, 0, 0xFF3F_3F3F, Behaves, "LFDI", "transmit descriptor control";
+    TADV     = 0x382C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LF", "transmit interrupt absolute delay, 1.024 us";
+    TSPMT    = 0x3830, Rw, Mac, 0, 0xFFFF_FFFF, Stored, "", "TSO pad and minimum threshold";
 
     // Filters
-    RXCSUM   = 0x5000, Rw, Mac, 0, 0x0000_03FF, "receive checksum control";
-    MTA      = 0x5200 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, "multicast hash table";
-    RAL      = 0x5400 [16; 8], Rw, Mac, 0, 0xFFFF_FFFF, "receive address low; entry 0 is loaded from the EEPROM";
-    RAH      = 0x5404 [16; 8], Rw, Mac, 0, 0x8003_FFFF, "receive address high: bytes 4 and 5, select, valid";
-    VFTA     = 0x5600 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, "VLAN filter table";
+    RXCSUM   = 0x5000, Rw, Mac, 0, 0x0000_03FF, Behaves, "LFD", "receive checksum control";
+    MTA      = 0x5200 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDC", "multicast hash table";
+    RAL      = 0x5400 [16; 8], Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "receive address low; entry 0 is loaded from the EEPROM";
+    RAH      = 0x5404 [16; 8], Rw, Mac, 0, 0x8003_FFFF, Behaves, "LFDIC", "receive address high: bytes 4 and 5, select, valid";
+    VFTA     = 0x5600 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFD", "VLAN filter table";
 
     // Wake-up and management
-    WUC      = 0x5800, Rw, Wake, 0, 0x0000_000B, "wake-up control; PME_STATUS is cleared by writing 1";
-    WUFC     = 0x5808, Rw, Wake, 0, 0x000F_80FF, "wake-up filter control";
-    WUS      = 0x5810, W1c, Wake, 0, 0x000F_80FF, "wake-up status";
-    MANC     = 0x5820, Rw, Wake, 0, 0xFFFF_FFFF, "management control";
-    IPAV     = 0x5838, Rw, Wake, 0, 0x0001_000F, "IP addresses valid";
-    IP4AT    = 0x5840 [4; 8], Rw, Wake, 0, 0xFFFF_FFFF, "IPv4 address table";
-    IP6AT    = 0x5880 [4; 4], Rw, Wake, 0, 0xFFFF_FFFF, "IPv6 address table";
-    WUPL     = 0x5900, Ro, Wake, 0, 0, "wake-up packet length";
-    WUPM     = 0x5A00 [32; 4], Ro, Wake, 0, 0, "wake-up packet memory";
-    FFLT     = 0x5F00 [4; 8], Rw, Wake, 0, 0x0000_07FF, "flexible filter length table";
-    FFMT     = 0x9000 [128; 8], Rw, Wake, 0, 0x0000_000F, "flexible filter mask table";
-    FFVT     = 0x9800 [128; 8], Rw, Wake, 0, 0xFFFF_FFFF, "flexible filter value table";
+    WUC      = 0x5800, Rw, Wake, 0, 0x0000_000B, Stored, "LFD", "wake-up control; PME_STATUS is cleared by writing 1";
+    WUFC     = 0x5808, Rw, Wake, 0, 0x000F_80FF, Stored, "LF", "wake-up filter control";
+    WUS      = 0x5810, W1c, Wake, 0, 0x000F_80FF, Zero, "L", "wake-up status";
+    MANC     = 0x5820, Rw, Wake, 0, 0xFFFF_FFFF, Stored, "LFD", "management control";
+    IPAV     = 0x5838, Rw, Wake, 0, 0x0001_000F, Stored, "", "IP addresses valid";
+    IP4AT    = 0x5840 [4; 8], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "IPv4 address table";
+    IP6AT    = 0x5880 [4; 4], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "IPv6 address table";
+    WUPL     = 0x5900, Ro, Wake, 0, 0, Zero, "", "wake-up packet length";
+    WUPM     = 0x5A00 [32; 4], Ro, Wake, 0, 0, Zero, "", "wake-up packet memory";
+    FFLT     = 0x5F00 [4; 8], Rw, Wake, 0, 0x0000_07FF, Stored, "", "flexible filter length table";
+    FFMT     = 0x9000 [128; 8], Rw, Wake, 0, 0x0000_000F, Stored, "", "flexible filter mask table";
+    FFVT     = 0x9800 [128; 8], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "flexible filter value table";
 
     // Statistics
-    CRCERRS  = 0x4000, Rc, Mac, 0, 0, "CRC errors";
-    ALGNERRC = 0x4004, Rc, Mac, 0, 0, "alignment errors";
-    SYMERRS  = 0x4008, Rc, Mac, 0, 0, "symbol errors";
-    RXERRC   = 0x400C, Rc, Mac, 0, 0, "receive errors";
-    MPC      = 0x4010, Rc, Mac, 0, 0, "missed packets: the receive buffer was full";
-    SCC      = 0x4014, Rc, Mac, 0, 0, "single collisions";
-    ECOL     = 0x4018, Rc, Mac, 0, 0, "excessive collisions";
-    MCC      = 0x401C, Rc, Mac, 0, 0, "multiple collisions";
-    LATECOL  = 0x4020, Rc, Mac, 0, 0, "late collisions";
-    COLC     = 0x4028, Rc, Mac, 0, 0, "collisions";
-    DC       = 0x4030, Rc, Mac, 0, 0, "deferrals";
-    TNCRS    = 0x4034, Rc, Mac, 0, 0, "transmissions without carrier sense";
-    SEC      = 0x4038, Rc, Mac, 0, 0, "sequence errors";
-    CEXTERR  = 0x403C, Rc, Mac, 0, 0, "carrier extension errors";
-    RLEC     = 0x4040, Rc, Mac, 0, 0, "receive length errors";
-    XONRXC   = 0x4048, Rc, Mac, 0, 0, "XON received";
-    XONTXC   = 0x404C, Rc, Mac, 0, 0, "XON transmitted";
-    XOFFRXC  = 0x4050, Rc, Mac, 0, 0, "XOFF received";
-    XOFFTXC  = 0x4054, Rc, Mac, 0, 0, "XOFF transmitted";
-    FCRUC    = 0x4058, Rc, Mac, 0, 0, "unsupported flow control frames received";
-    PRC64    = 0x405C, Rc, Mac, 0, 0, "good frames received of 64 bytes, CRC included";
-    PRC127   = 0x4060, Rc, Mac, 0, 0, "good frames received of 65 to 127 bytes";
-    PRC255   = 0x4064, Rc, Mac, 0, 0, "good frames received of 128 to 255 bytes";
-    PRC511   = 0x4068, Rc, Mac, 0, 0, "good frames received of 256 to 511 bytes";
-    PRC1023  = 0x406C, Rc, Mac, 0, 0, "good frames received of 512 to 1023 bytes";
-    PRC1522  = 0x4070, Rc, Mac, 0, 0, "good frames received of 1024 bytes and more";
-    GPRC     = 0x4074, Rc, Mac, 0, 0, "good frames received that passed the filters";
-    BPRC     = 0x4078, Rc, Mac, 0, 0, "broadcasts received";
-    MPRC     = 0x407C, Rc, Mac, 0, 0, "multicasts received, broadcasts excluded";
-    GPTC     = 0x4080, Rc, Mac, 0, 0, "good frames transmitted";
-    GORCL    = 0x4088, RcLow, Mac, 0, 0, "good octets received, low";
-    GORCH    = 0x408C, RcHigh, Mac, 0, 0, "good octets received, high";
-    GOTCL    = 0x4090, RcLow, Mac, 0, 0, "good octets transmitted, low";
-    GOTCH    = 0x4094, RcHigh, Mac, 0, 0, "good octets transmitted, high";
-    RNBC     = 0x40A0, Rc, Mac, 0, 0, "frames that found no receive descriptor";
-    RUC      = 0x40A4, Rc, Mac, 0, 0, "undersize frames with good CRC";
-    RFC      = 0x40A8, Rc, Mac, 0, 0, "fragments: undersize frames with bad CRC";
-    ROC      = 0x40AC, Rc, Mac, 0, 0, "oversize frames with good CRC";
-    RJC      = 0x40B0, Rc, Mac, 0, 0, "jabber: oversize frames with bad CRC";
-    MGTPRC   = 0x40B4, Rc, Mac, 0, 0, "management frames received";
-    MGTPDC   = 0x40B8, Rc, Mac, 0, 0, "management frames dropped";
-    MGTPTC   = 0x40BC, Rc, Mac, 0, 0, "management frames transmitted";
-    TORL     = 0x40C0, RcLow, Mac, 0, 0, "octets of all frames received, low";
-    TORH     = 0x40C4, RcHigh, Mac, 0, 0, "octets of all frames received, high";
-    TOTL     = 0x40C8, RcLow, Mac, 0, 0, "octets of all frames transmitted, low";
-    TOTH     = 0x40CC, RcHigh, Mac, 0, 0, "octets of all frames transmitted, high";
-    TPR      = 0x40D0, Rc, Mac, 0, 0, "frames received, all kinds";
-    TPT      = 0x40D4, Rc, Mac, 0, 0, "frames transmitted, all kinds";
-    PTC64    = 0x40D8, Rc, Mac, 0, 0, "frames transmitted of 64 bytes, CRC included";
-    PTC127   = 0x40DC, Rc, Mac, 0, 0, "frames transmitted of 65 to 127 bytes";
-    PTC255   = 0x40E0, Rc, Mac, 0, 0, "frames transmitted of 128 to 255 bytes";
-    PTC511   = 0x40E4, Rc, Mac, 0, 0, "frames transmitted of 256 to 511 bytes";
-    PTC1023  = 0x40E8, Rc, Mac, 0, 0, "frames transmitted of 512 to 1023 bytes";
-    PTC1522  = 0x40EC, Rc, Mac, 0, 0, "frames transmitted of 1024 bytes and more";
-    MPTC     = 0x40F0, Rc, Mac, 0, 0, "multicasts transmitted";
-    BPTC     = 0x40F4, Rc, Mac, 0, 0, "broadcasts transmitted";
-    TSCTC    = 0x40F8, Rc, Mac, 0, 0, "TSO contexts completed";
-    TSCTFC   = 0x40FC, Rc, Mac, 0, 0, "TSO contexts failed";
+    CRCERRS  = 0x4000, Rc, Mac, 0, 0, Behaves, "LFD", "CRC errors";
+    ALGNERRC = 0x4004, Rc, Mac, 0, 0, Zero, "LFD", "alignment errors";
+    SYMERRS  = 0x4008, Rc, Mac, 0, 0, Zero, "LFD", "symbol errors";
+    RXERRC   = 0x400C, Rc, Mac, 0, 0, Zero, "LFD", "receive errors";
+    MPC      = 0x4010, Rc, Mac, 0, 0, Behaves, "LFD", "missed packets: the receive buffer was full";
+    SCC      = 0x4014, Rc, Mac, 0, 0, Zero, "LFD", "single collisions";
+    ECOL     = 0x4018, Rc, Mac, 0, 0, Zero, "LFD", "excessive collisions";
+    MCC      = 0x401C, Rc, Mac, 0, 0, Zero, "LFD", "multiple collisions";
+    LATECOL  = 0x4020, Rc, Mac, 0, 0, Zero, "LFD", "late collisions";
+    COLC     = 0x4028, Rc, Mac, 0, 0, Zero, "LFD", "collisions";
+    DC       = 0x4030, Rc, Mac, 0, 0, Zero, "LFD", "deferrals";
+    TNCRS    = 0x4034, Rc, Mac, 0, 0, Zero, "LFD", "transmissions without carrier sense";
+    SEC      = 0x4038, Rc, Mac, 0, 0, Zero, "LFD", "sequence errors";
+    CEXTERR  = 0x403C, Rc, Mac, 0, 0, Zero, "LFD", "carrier extension errors";
+    RLEC     = 0x4040, Rc, Mac, 0, 0, Behaves, "LFD", "receive length errors";
+    XONRXC   = 0x4048, Rc, Mac, 0, 0, Behaves, "LFD", "XON received";
+    XONTXC   = 0x404C, Rc, Mac, 0, 0, Zero, "LFD", "XON transmitted";
+    XOFFRXC  = 0x4050, Rc, Mac, 0, 0, Behaves, "LFD", "XOFF received";
+    XOFFTXC  = 0x4054, Rc, Mac, 0, 0, Zero, "LFD", "XOFF transmitted";
+    FCRUC    = 0x4058, Rc, Mac, 0, 0, Behaves, "LFD", "unsupported flow control frames received";
+    PRC64    = 0x405C, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 64 bytes, CRC included";
+    PRC127   = 0x4060, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 65 to 127 bytes";
+    PRC255   = 0x4064, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 128 to 255 bytes";
+    PRC511   = 0x4068, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 256 to 511 bytes";
+    PRC1023  = 0x406C, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 512 to 1023 bytes";
+    PRC1522  = 0x4070, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 1024 bytes and more";
+    GPRC     = 0x4074, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received that passed the filters";
+    BPRC     = 0x4078, Rc, Mac, 0, 0, Behaves, "LFD", "broadcasts received";
+    MPRC     = 0x407C, Rc, Mac, 0, 0, Behaves, "LFD", "multicasts received, broadcasts excluded";
+    GPTC     = 0x4080, Rc, Mac, 0, 0, Behaves, "LFD", "good frames transmitted";
+    GORCL    = 0x4088, RcLow, Mac, 0, 0, Behaves, "LFD", "good octets received, low";
+    GORCH    = 0x408C, RcHigh, Mac, 0, 0, Behaves, "LFD", "good octets received, high";
+    GOTCL    = 0x4090, RcLow, Mac, 0, 0, Behaves, "LFD", "good octets transmitted, low";
+    GOTCH    = 0x4094, RcHigh, Mac, 0, 0, Behaves, "LFD", "good octets transmitted, high";
+    RNBC     = 0x40A0, Rc, Mac, 0, 0, Behaves, "LFD", "frames that found no receive descriptor";
+    RUC      = 0x40A4, Rc, Mac, 0, 0, Behaves, "LFD", "undersize frames with good CRC";
+    RFC      = 0x40A8, Rc, Mac, 0, 0, Behaves, "LFD", "fragments: undersize frames with bad CRC";
+    ROC      = 0x40AC, Rc, Mac, 0, 0, Behaves, "LFD", "oversize frames with good CRC";
+    RJC      = 0x40B0, Rc, Mac, 0, 0, Behaves, "LFD", "jabber: oversize frames with bad CRC";
+    MGTPRC   = 0x40B4, Rc, Mac, 0, 0, Zero, "LFD", "management frames received";
+    MGTPDC   = 0x40B8, Rc, Mac, 0, 0, Zero, "LFD", "management frames dropped";
+    MGTPTC   = 0x40BC, Rc, Mac, 0, 0, Zero, "LFD", "management frames transmitted";
+    TORL     = 0x40C0, RcLow, Mac, 0, 0, Behaves, "LFD", "octets of all frames received, low";
+    TORH     = 0x40C4, RcHigh, Mac, 0, 0, Behaves, "LFD", "octets of all frames received, high";
+    TOTL     = 0x40C8, RcLow, Mac, 0, 0, Behaves, "LFD", "octets of all frames transmitted, low";
+    TOTH     = 0x40CC, RcHigh, Mac, 0, 0, Behaves, "LFD", "octets of all frames transmitted, high";
+    TPR      = 0x40D0, Rc, Mac, 0, 0, Behaves, "LFD", "frames received, all kinds";
+    TPT      = 0x40D4, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted, all kinds";
+    PTC64    = 0x40D8, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 64 bytes, CRC included";
+    PTC127   = 0x40DC, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 65 to 127 bytes";
+    PTC255   = 0x40E0, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 128 to 255 bytes";
+    PTC511   = 0x40E4, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 256 to 511 bytes";
+    PTC1023  = 0x40E8, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 512 to 1023 bytes";
+    PTC1522  = 0x40EC, Rc, Mac, 0, 0, Behaves, "LFD", "frames transmitted of 1024 bytes and more";
+    MPTC     = 0x40F0, Rc, Mac, 0, 0, Behaves, "LFD", "multicasts transmitted";
+    BPTC     = 0x40F4, Rc, Mac, 0, 0, Behaves, "LFD", "broadcasts transmitted";
+    TSCTC    = 0x40F8, Rc, Mac, 0, 0, Behaves, "LFD", "TSO contexts completed";
+    TSCTFC   = 0x40FC, Rc, Mac, 0, 0, Behaves, "LFD", "TSO contexts failed";
 
     // Diagnostics
-    RDFH     = 0x2410, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO head";
-    RDFT     = 0x2418, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO tail";
-    RDFHS    = 0x2420, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO head saved";
-    RDFTS    = 0x2428, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO tail saved";
-    RDFPC    = 0x2430, Rw, Mac, 0, 0x0000_1FFF, "receive data FIFO packet count";
-    TDFH     = 0x3410, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO head";
-    TDFT     = 0x3418, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO tail";
-    TDFHS    = 0x3420, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO head saved";
-    TDFTS    = 0x3428, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO tail saved";
-    TDFPC    = 0x3430, Rw, Mac, 0, 0x0000_1FFF, "transmit data FIFO packet count";
+    RDFH     = 0x2410, Rw, Mac, 0, 0x0000_1FFF, Stored, "l", "receive data FIFO head";
+    RDFT     = 0x2418, Rw, Mac, 0, 0x0000_1FFF, Stored, "l", "receive data FIFO tail";
+    RDFHS    = 0x2420, Rw, Mac, 0, 0x0000_1FFF, Stored, "l", "receive data FIFO head saved";
+    RDFTS    = 0x2428, Rw, Mac, 0, 0x0000_1FFF, Stored, "l", "receive data FIFO tail saved";
+    RDFPC    = 0x2430, Rw, Mac, 0, 0x0000_1FFF, Stored, "l", "receive data FIFO packet count";
+    TDFH     = 0x3410, Rw, Mac, 0, 0x0000_1FFF, Stored, "lF", "transmit data FIFO head";
+    TDFT     = 0x3418, Rw, Mac, 0, 0x0000_1FFF, Stored, "lF", "transmit data FIFO tail";
+    TDFHS    = 0x3420, Rw, Mac, 0, 0x0000_1FFF, Stored, "lF", "transmit data FIFO head saved";
+    TDFTS    = 0x3428, Rw, Mac, 0, 0x0000_1FFF, Stored, "lF", "transmit data FIFO tail saved";
+    TDFPC    = 0x3430, Rw, Mac, 0, 0x0000_1FFF, Stored, "lF", "transmit data FIFO packet count";
 }
 
 /// CTRL answers at this offset too.

@@ -1,0 +1,173 @@
+//! `docs/coverage-82540em.md`, made from the table of registers. `UPDATE_DOCS=1 cargo test -p nic-emu --test coverage`
+//! writes it anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use nic_emu::e1000::regs::{Access, BAR0_SIZE, Domain, PBM, Reg, Row, State};
+
+const PATH: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../docs/coverage-82540em.md"
+);
+
+const HEAD: &str = "\
+# Registers of the 82540EM
+
+Made from the table in `crates/nic-emu/src/e1000/regs.rs` by the test `coverage` of `nic-emu`; change the table, not this
+file. `UPDATE_DOCS=1 cargo test -p nic-emu --test coverage` writes it anew.
+
+Access:
+
+- `RW` holds what is written within the mask, and reads 0 elsewhere; `RO` takes no writes; `WO` reads 0
+- `RC` is a statistic: it sticks at its maximum, a read clears it, it takes no writes; of a 64-bit pair `RC low` clears
+  nothing and `RC high` clears both
+- `W1C`: ones written clear; `W1S`: ones written set
+
+State:
+
+- **behaves**: something comes of it, or of its value
+- *stored*: it holds what it has to hold, and nothing comes of it
+- zero: it always reads 0, since what it would show never happens here
+
+Drivers that read or write it on this part: **L** Linux `e1000` (**l**: only in its register dump), **F** FreeBSD `em`,
+**D** DPDK `em`, **I** iPXE, **C** the crate `e1000-driver`.
+
+CTRL.RST returns all registers to the reset values below, except those marked *kept*, which only a reset of the bus or
+power-on does. Offsets are those of BAR0; the I/O ports IOADDR and IODATA of BAR2 reach the same registers.
+
+Everything else in BAR0 reads 0 and takes no writes. Only aligned accesses of 32 bits are defined by the manual; here a
+read of another size or alignment gets its bytes out of the registers that it touches, each read once, and a write
+reaches the registers that it covers whole and no others.
+";
+
+const NOTES: &str = "
+## Where sources disagree
+
+| what | manual (317453) | drivers and other models | here |
+|---|---|---|---|
+| offsets of the 82542 (receive addresses at 0040, hash table at 0200, VLAN table at 0600, ...) | listed as aliases | no driver uses them on this part | read 0 |
+| RFCTL, 5008 | not on this part | DPDK reads and writes it | reads 0 |
+| registers of a second queue (2900, 3900, 3840, 3940) and ERT (2008) | not on this part | in Linux's dumps | read 0 |
+| RPS in a transmit descriptor | 82544 only | Linux's loopback test sets it and not RS; QEMU reports for both | reports like RS |
+| TXDCTL.LWTHRESH 0 | TXD_LOW when the last descriptor is taken | no driver enables TXD_LOW | as the manual says |
+| RXDCTL after reset | WTHRESH 1 | bhyve and gem5: GRAN as well | WTHRESH 1 |
+| VET after reset | 8100 | bhyve, VirtualBox: 0; drivers write it | 8100 |
+| statistics after reset | unknown, drivers have to read them once | Linux, FreeBSD and DPDK read them all at start | 0 |
+| which read clears a 64-bit statistic | that of the high half clears both | DPDK relies on it for TOR and TOT; VirtualBox clears each half by itself | as the manual says |
+| TPR, TOR while the receiver is off | not counted (so the family's later manuals) | | not counted |
+| RLEC | undersize and oversize | DPDK counts it among errors in place of RUC and ROC; often taken for a length field that is wrong | as the manual says |
+| ROC, RJC | ROC does not speak of the CRC, RJC is for a bad one | the family's later manuals: ROC with a good CRC | ROC good, RJC bad |
+| CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
+| VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all | in its last, as for other packets |
+| a pause frame when RFCE is off | its counters depend on RCTL.EN only | | counted, and goes on to the filters |
+";
+
+fn access(access: Access) -> &'static str {
+    match access {
+        Access::Rw => "RW",
+        Access::Ro => "RO",
+        Access::Wo => "WO",
+        Access::Rc => "RC",
+        Access::RcLow => "RC low",
+        Access::RcHigh => "RC high",
+        Access::W1c => "W1C",
+        Access::W1s => "W1S",
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Behaves => "**behaves**",
+        State::Stored => "*stored*",
+        State::Zero => "zero",
+    }
+}
+
+fn line(row: &Row) -> String {
+    let offset = match row.count {
+        1 => format!("{:04X}", row.offset),
+        n => {
+            let last = row.offset + u32::from(n - 1) * u32::from(row.stride);
+            format!("{:04X}-{last:04X}, step {}", row.offset, row.stride)
+        }
+    };
+    let kept = match row.domain {
+        Domain::Mac => "",
+        Domain::Wake => " *kept*",
+    };
+    let counts = matches!(
+        row.access,
+        Access::Rc | Access::RcLow | Access::RcHigh | Access::Ro
+    );
+    let mask = match counts {
+        true => String::new(),
+        false => format!("{:08X}", row.mask),
+    };
+    format!(
+        "| {offset} | {} | {} | {:08X}{kept} | {mask} | {} | {} | {} |\n",
+        row.name,
+        access(row.access),
+        row.reset,
+        state(row.state),
+        row.users,
+        row.doc
+    )
+}
+
+/// The document as it has to be.
+fn coverage() -> String {
+    let mut rows: Vec<&Row> = Reg::ALL.iter().map(|reg| reg.row()).collect();
+    rows.sort_by_key(|row| row.offset);
+    let of = |state| rows.iter().filter(|row| row.state == state).count();
+    let mut text = HEAD.to_owned();
+    let _ = write!(
+        text,
+        "\nOf {} registers and arrays {} behave, {} are stored, {} read zero.\n\n",
+        rows.len(),
+        of(State::Behaves),
+        of(State::Stored),
+        of(State::Zero)
+    );
+    text += "| offset | name | access | reset | mask | state | drivers | |\n|---|---|---|---|---|---|---|---|\n";
+    for row in rows {
+        text += &line(row);
+    }
+    let _ = writeln!(
+        text,
+        "| {PBM:04X}-{:04X}, step 4 | PBM | RW | 00000000 *kept* | FFFFFFFF | *stored* | | packet buffer memory; not \
+         looked at by either direction |",
+        BAR0_SIZE - 4
+    );
+    text + NOTES
+}
+
+#[test]
+fn the_coverage_table_is_up_to_date() {
+    let want = coverage();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(Path::new(PATH), want).unwrap();
+        return;
+    }
+    let found = fs::read_to_string(PATH).unwrap_or_default();
+    assert!(
+        found == want,
+        "docs/coverage-82540em.md is stale: UPDATE_DOCS=1 cargo test -p nic-emu --test coverage"
+    );
+}
+
+#[test]
+fn every_driver_letter_is_explained() {
+    for reg in Reg::ALL {
+        let row = reg.row();
+        assert!(
+            row.users.chars().all(|letter| "LlFDIC".contains(letter)),
+            "{}: {}",
+            row.name,
+            row.users
+        );
+        let zero = row.state == State::Zero;
+        assert!(!zero || row.reset == 0, "{}", row.name);
+    }
+}
