@@ -234,8 +234,11 @@ fn every_version_that_ever_was_means_what_it_meant() {
 #[test]
 fn what_is_written_now_is_the_newest_version() {
     let bytes = std::fs::read(file(NEWEST)).expect("made with UPDATE_GOLDEN=1");
+    let mut nic = Nic::bare();
+    nic.control.set_link(true, nic.now);
+    nic.load(&bytes).unwrap();
     assert!(
-        busy().save() == bytes,
+        nic.save() == bytes,
         "the format has changed: add a version, and never change an old one"
     );
 }

@@ -18,7 +18,7 @@ crate::counters! {
         tx_bytes,
         /// Packets of the guest that were dropped for being malformed.
         tx_malformed,
-        /// Frames placed in the guest's buffers.
+        /// Frames received for the guest: placed in its buffers, or waiting for them.
         rx_frames,
         /// Their bytes, without FCS.
         rx_bytes,
@@ -32,7 +32,7 @@ crate::counters! {
         rx_damaged,
         /// Frames too short to be any, or whose offload request does not fit them.
         rx_malformed,
-        /// Frames for which there was no descriptor.
+        /// Frames lost for want of descriptors.
         rx_no_descriptor,
         /// Descriptors or buffers that do not lie in reachable guest memory.
         dma_unreachable,

@@ -20,7 +20,7 @@ const IOADDR: u64 = 0;
 const IODATA: u64 = 4;
 
 /// The packet buffer in KiB, divided between receive and transmit by PBA.
-const PACKET_BUFFER: u32 = 64;
+pub(super) const PACKET_BUFFER: u32 = 64;
 
 /// Words of the packet buffer window.
 pub(super) const PACKET_BUFFER_WORDS: usize = ((BAR0_SIZE - PBM) / 4) as usize;

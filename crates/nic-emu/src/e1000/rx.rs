@@ -7,8 +7,11 @@
 //! once, writes each buffer at once and writes its descriptors back at once, in `finish`, which then waits until all has
 //! arrived before it tells the guest, by RDH and by interrupt. An epoch may interrupt any of this: a frame that was not
 //! yet placed is held, and the batch stays open.
+//!
+//! What waits for descriptors or an epoch waits in a FIFO ([`Overrun`]).
 
 mod checksum;
+mod fifo;
 mod judge;
 mod place;
 mod ring;
@@ -21,12 +24,14 @@ use guest_mem::{DmaError, GuestMem};
 
 use super::Shared;
 use super::bits::{cause, rctl};
+use super::mmio::PACKET_BUFFER;
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::common::frame::{RxFrame, RxMeta};
+use crate::common::frame::{FCS, RxFrame};
 use crate::common::gso::Layout;
 use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
+use fifo::{Fifo, Held};
 use judge::{How, Size};
 use place::{Place, Progress};
 use ring::Descriptors;
@@ -73,16 +78,8 @@ pub enum Overrun {
     /// Keep it, and let the sender wait: the network behind a backend has queues of its own.
     #[default]
     Hold,
-    /// Lose it, as the part does when its FIFO is full.
+    /// Do as the part does: keep it as long as there is room in the receive FIFO, whose KiB are PBA.RXA, and then lose it.
     Drop,
-}
-
-/// The frame that waits for descriptors.
-#[derive(Debug)]
-struct Held {
-    meta: RxMeta,
-    how: How,
-    progress: Progress,
 }
 
 /// A batch in progress.
@@ -91,8 +88,6 @@ struct Batch {
     ring: Option<Ring>,
     head: u32,
     moved: bool,
-    /// A frame is held because of an epoch.
-    interrupted: bool,
     causes: u32,
     good: Tally,
     /// Everything that arrived, wanted or not.
@@ -106,9 +101,10 @@ pub struct RxQueue {
     shared: Arc<Shared>,
     generation: u64,
     overrun: Overrun,
-    held: Option<Held>,
-    /// Bytes of the held frame; exists from its first use and never outgrows a super-frame.
-    held_bytes: Vec<u8>,
+    /// Frames that wait: of the FIFO's size at most, but for one super-frame.
+    fifo: Fifo,
+    /// The first of them waits for an epoch and not for descriptors.
+    interrupted: bool,
     /// Those of the batch.
     descriptors: Descriptors,
     batch: Option<Batch>,
@@ -121,8 +117,8 @@ impl RxQueue {
             generation: shared.generation(),
             shared,
             overrun: Overrun::default(),
-            held: None,
-            held_bytes: Vec::new(),
+            fifo: Fifo::default(),
+            interrupted: false,
             descriptors: Descriptors::default(),
             batch: None,
         }
@@ -145,11 +141,12 @@ impl RxQueue {
         if !self.enabled() {
             return false;
         }
-        if self.held.is_some() && self.generation == self.shared.generation() {
-            return false;
-        }
+        let waits = !self.fifo.is_empty() && self.generation == self.shared.generation();
         if self.overrun == Overrun::Drop {
-            return true;
+            return !(waits && self.interrupted);
+        }
+        if waits {
+            return false;
         }
         let regs = &self.shared.regs;
         let (ring, head) = match &self.batch {
@@ -161,10 +158,25 @@ impl RxQueue {
 
     /// Gives one frame to the guest. Whoever calls it ends the batch with [`RxQueue::finish`].
     pub fn deliver(&mut self, mem: &GuestMem, frame: RxFrame<'_>, now: Time) -> Delivered {
+        self.receive(mem, frame, self.overrun, now)
+    }
+
+    /// As [`deliver`](Self::deliver), for a frame that the NIC sends to itself: nobody could be made to wait, so it is
+    /// always [`Overrun::Drop`].
+    pub fn loop_back(&mut self, mem: &GuestMem, frame: RxFrame<'_>, now: Time) -> Delivered {
+        self.receive(mem, frame, Overrun::Drop, now)
+    }
+
+    fn receive(
+        &mut self,
+        mem: &GuestMem,
+        frame: RxFrame<'_>,
+        overrun: Overrun,
+        now: Time,
+    ) -> Delivered {
         self.sync();
         if !self.enabled() {
             self.shared.counters.rx_disabled.add(1);
-            self.batch(mem).frames += 1;
             return Delivered::Dropped(Loss::Disabled);
         }
         let Ok(layout) = judge::layout(&frame) else {
@@ -180,76 +192,112 @@ impl RxQueue {
             Ok(how) => how,
             Err(other) => return other,
         };
-        // Frames do not overtake one another.
-        if self.held.is_some() && !self.resume(mem, now) {
-            self.overflow(mem, size.frames);
-            return Delivered::Dropped(Loss::NoDescriptor);
-        }
+        let fits = self.fifo.octets() + size.octets <= self.capacity();
         let mut progress = Progress::default();
-        match self.place(mem, frame, layout.as_ref(), &how, &mut progress) {
-            Place::Done => Delivered::Placed,
-            Place::Unreachable => Delivered::Dropped(Loss::Unreachable),
-            Place::NoDescriptor if self.overrun == Overrun::Hold => {
-                self.hold(frame, how, progress);
-                Delivered::Held
-            }
+        // Frames do not overtake one another.
+        let (keep, place) = if self.resume(mem, now) {
+            let keep = fits || overrun == Overrun::Hold;
+            let place = self.place(mem, frame, layout.as_ref(), &how, &mut progress, keep);
+            (keep, place)
+        } else {
+            (fits, Place::NoDescriptor)
+        };
+        match place {
+            Place::Done => return Delivered::Placed,
+            Place::Unreachable => return Delivered::Dropped(Loss::Unreachable),
+            Place::NoDescriptor | Place::NoBuffer | Place::Interrupted => {}
+        }
+        let left = size.without(progress.segment);
+        match place {
             Place::Interrupted => {
-                self.hold(frame, how, progress);
+                self.hold(mem, frame, how, progress, left);
+                self.interrupted = true;
                 Delivered::Interrupted
             }
-            Place::NoDescriptor | Place::NoBuffer => {
-                self.overflow(mem, size.frames - progress.segment);
+            Place::NoDescriptor if keep => {
+                // One that was begun has found a descriptor.
+                let found = u32::from(progress.offset > 0);
+                let regs = &self.shared.regs;
+                regs.stat_add(Reg::RNBC, left.frames as u32 - found);
+                self.hold(mem, frame, how, progress, left);
+                Delivered::Held
+            }
+            _ => {
+                self.shared.regs.stat_add(Reg::RNBC, left.frames as u32);
+                self.overflow(mem, left.frames);
                 Delivered::Dropped(Loss::NoDescriptor)
             }
         }
     }
 
-    fn hold(&mut self, frame: RxFrame<'_>, how: How, progress: Progress) {
-        self.held_bytes.clear();
-        self.held_bytes.extend_from_slice(frame.data);
-        self.held = Some(Held {
-            meta: frame.meta,
-            how,
-            progress,
-        });
+    /// Bytes that the receive FIFO holds.
+    fn capacity(&self) -> usize {
+        let rxa = self.shared.regs.get(Reg::PBA) & Reg::PBA.row().mask;
+        (rxa.min(PACKET_BUFFER) << 10) as usize
     }
 
-    /// Goes on with the frame that is held, if any, after the driver has given descriptors or an epoch has passed.
-    /// Whether none is held any more. Part of a batch like [`RxQueue::deliver`].
+    /// Keeps a frame, of which `left` is left. It is received then (manual 13.7), wherever it is.
+    fn hold(
+        &mut self,
+        mem: &GuestMem,
+        frame: RxFrame<'_>,
+        how: How,
+        progress: Progress,
+        left: Size,
+    ) {
+        if how.good {
+            let dst = *frame.data.first_chunk().expect("a frame has a header");
+            let last = left.without(left.frames - 1).octets - FCS;
+            let good = &mut self.batch(mem).good;
+            good.add(dst, left.longest - FCS, left.frames - 1);
+            good.add(dst, last, 1);
+        }
+        let held = Held {
+            meta: frame.meta,
+            how: How { good: false, ..how },
+            progress,
+            len: frame.data.len(),
+            octets: left.octets,
+        };
+        self.fifo.push(frame.data, held);
+    }
+
+    /// Goes on with the frames that wait, if any, after the driver has given descriptors or an epoch has passed.
+    /// Whether none waits any more. Part of a batch like [`RxQueue::deliver`].
     pub fn resume(&mut self, mem: &GuestMem, _now: Time) -> bool {
         self.sync();
-        let Some(mut held) = self.held.take() else {
+        self.interrupted = false;
+        if self.fifo.is_empty() {
             return true;
-        };
+        }
+        let mut fifo = std::mem::take(&mut self.fifo);
         if !self.enabled() {
             // What waits when the driver stops the receiver is not for the next one to find.
-            self.shared.counters.rx_disabled.add(1);
-            return true;
+            self.shared.counters.rx_disabled.add(fifo.len() as u64);
+            fifo.clear();
         }
-        let bytes = std::mem::take(&mut self.held_bytes);
-        let frame = RxFrame {
-            data: &bytes,
-            meta: held.meta,
-        };
-        let layout = judge::layout(&frame).ok().flatten();
-        let outcome = self.place(mem, frame, layout.as_ref(), &held.how, &mut held.progress);
-        self.held_bytes = bytes;
-        match outcome {
-            Place::Done | Place::Unreachable => {}
-            Place::NoDescriptor if self.overrun == Overrun::Hold => {
-                self.held = Some(held);
-                return false;
+        while let Some((held, data)) = fifo.front() {
+            let meta = held.meta;
+            let frame = RxFrame { data, meta };
+            let layout = judge::layout(&frame).ok().flatten();
+            let (how, progress) = (held.how, &mut held.progress);
+            match self.place(mem, frame, layout.as_ref(), &how, progress, true) {
+                Place::Done | Place::Unreachable => {}
+                Place::NoDescriptor => break,
+                Place::Interrupted => {
+                    self.interrupted = true;
+                    break;
+                }
+                Place::NoBuffer => {
+                    let all = layout.as_ref().map_or(1, Layout::segments);
+                    let left = all - progress.segment;
+                    self.overflow(mem, left);
+                }
             }
-            Place::Interrupted => {
-                self.held = Some(held);
-                return false;
-            }
-            Place::NoDescriptor | Place::NoBuffer => {
-                let all = layout.as_ref().map_or(1, Layout::segments);
-                self.overflow(mem, all - held.progress.segment);
-            }
+            fifo.pop();
         }
-        true
+        self.fifo = fifo;
+        self.fifo.is_empty()
     }
 
     /// Ends the batch: head, statistics, and one decision about the interrupt.
@@ -259,8 +307,7 @@ impl RxQueue {
     /// [`Interrupted`]: the guest has not been told of all frames, or one is held. After the epoch
     /// [`resume`](Self::resume) and `finish` have to be called, even if nothing else has arrived.
     pub fn finish(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
-        let interrupted = self.tell(mem, now, true)?;
-        match interrupted && self.held.is_some() {
+        match self.tell(mem, now, true)? && self.interrupted {
             true => Err(Interrupted),
             false => Ok(()),
         }
@@ -276,7 +323,7 @@ impl RxQueue {
         self.tell(mem, now, false).map(|_| ())
     }
 
-    /// Ends the batch; whether an epoch was in the way of its last frame.
+    /// Ends the batch; whether there was one.
     fn tell(&mut self, mem: &GuestMem, now: Time, wait: bool) -> Result<bool, Interrupted> {
         self.sync();
         let Some(mut batch) = self.batch.take() else {
@@ -320,7 +367,7 @@ impl RxQueue {
         if at_once != 0 {
             irq.raise(at_once);
         }
-        Ok(batch.interrupted)
+        Ok(true)
     }
 
     /// Whether the guest knows of all frames that it has. While it does not, the state of the queue is no state to save:
@@ -329,11 +376,10 @@ impl RxQueue {
         self.batch.is_none()
     }
 
-    /// So many frames were lost for want of descriptors.
+    /// So many frames were lost: no descriptors, and no room to wait for them.
     fn overflow(&mut self, mem: &GuestMem, frames: usize) {
         let regs = &self.shared.regs;
         regs.stat_add(Reg::MPC, frames as u32);
-        regs.stat_add(Reg::RNBC, frames as u32);
         self.shared.counters.rx_no_descriptor.add(frames as u64);
         self.batch(mem).causes |= cause::RXO;
     }
@@ -346,7 +392,6 @@ impl RxQueue {
                 ring,
                 head: regs.get(Reg::RDH),
                 moved: false,
-                interrupted: false,
                 causes: 0,
                 good: Tally::default(),
                 frames: 0,
@@ -362,12 +407,12 @@ impl RxQueue {
         layout: Option<&Layout>,
         how: &How,
         progress: &mut Progress,
+        keep: bool,
     ) -> Place {
-        let hold = self.overrun == Overrun::Hold;
         self.batch(mem);
         let batch = self.batch.as_mut().expect("just made");
         let descriptors = &mut self.descriptors;
-        let place = batch.place(
+        batch.place(
             &self.shared,
             mem,
             descriptors,
@@ -375,10 +420,8 @@ impl RxQueue {
             layout,
             how,
             progress,
-            hold,
-        );
-        batch.interrupted = place == Place::Interrupted;
-        place
+            keep,
+        )
     }
 
     fn ring(&self) -> Option<Ring> {
@@ -391,7 +434,8 @@ impl RxQueue {
         let generation = self.shared.generation();
         if self.generation != generation {
             self.generation = generation;
-            self.held = None;
+            self.fifo.clear();
+            self.interrupted = false;
             self.batch = None;
         }
     }

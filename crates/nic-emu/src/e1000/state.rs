@@ -28,8 +28,8 @@ use crate::Time;
 use crate::common::eeprom::{Pins, SavedEeprom};
 use crate::common::phy::SavedPhy;
 
-/// Longest state in bytes: packet buffer, an unfinished packet, a held frame, and 64 KiB for the rest.
-pub const MAX_STATE: usize = 320 << 10;
+/// Longest state in bytes: packet buffer, an unfinished packet, a held frame, a full FIFO, and 64 KiB for the rest.
+pub const MAX_STATE: usize = 384 << 10;
 
 /// Bytes that are no state of an 82540EM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -49,7 +49,7 @@ pub enum InvalidState {
     /// The unfinished packet is longer than any packet.
     #[error("an unfinished packet of {0} bytes")]
     Packet(usize),
-    /// The frame that waits for descriptors is none that could.
+    /// A frame that waits for descriptors is none that could.
     #[error("the held frame is impossible: {0}")]
     Frame(&'static str),
 }

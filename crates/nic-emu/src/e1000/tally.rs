@@ -13,6 +13,9 @@ pub(super) struct Tally {
     broadcast: u32,
     frames: u32,
     octets: u64,
+    /// Of these, what is shorter than a frame may be.
+    short_frames: u32,
+    short_octets: u64,
 }
 
 /// The registers of one direction.
@@ -55,22 +58,29 @@ pub(super) const RECEIVED: Columns = Columns {
 };
 
 impl Tally {
-    /// Notes `frames` good frames to `dst`, of `len` bytes each without their FCS.
+    /// Notes `frames` frames without errors to `dst`, of `len` bytes each without their FCS.
     #[inline]
     pub(super) fn add(&mut self, dst: [u8; 6], len: usize, frames: usize) {
         let wire = len + FCS;
+        let (count, octets) = (frames as u32, (wire * frames) as u64);
         let bin = match wire {
-            0..=64 => 0,
-            65..=127 => 1,
-            128..=255 => 2,
-            256..=511 => 3,
-            512..=1023 => 4,
-            _ => 5,
+            0..=63 => None,
+            64 => Some(0),
+            65..=127 => Some(1),
+            128..=255 => Some(2),
+            256..=511 => Some(3),
+            512..=1023 => Some(4),
+            _ => Some(5),
         };
-        let count = frames as u32;
-        self.bins[bin] += count;
+        match bin {
+            Some(bin) => self.bins[bin] += count,
+            None => {
+                self.short_frames += count;
+                self.short_octets += octets;
+            }
+        }
         self.frames += count;
-        self.octets += (wire * frames) as u64;
+        self.octets += octets;
         if filter::is_broadcast(dst) {
             self.broadcast += count;
         } else if filter::is_multicast(dst) {
@@ -95,7 +105,7 @@ impl Tally {
         }
         regs.stat_add(columns.multicast, tally.multicast);
         regs.stat_add(columns.broadcast, tally.broadcast);
-        regs.stat_add(columns.frames, tally.frames);
-        regs.stat_add64(columns.octets, tally.octets);
+        regs.stat_add(columns.frames, tally.frames - tally.short_frames);
+        regs.stat_add64(columns.octets, tally.octets - tally.short_octets);
     }
 }

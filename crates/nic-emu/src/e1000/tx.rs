@@ -24,7 +24,7 @@ use super::bits::{cause, ctrl, rctl, tctl, txdctl};
 use super::desc::{Context, TxKind};
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, TxBurst};
+use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, MIN_FRAME, TxBurst};
 use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
 use packet::{Append, Finished, MAX_HEAD, Packet, Refusal};
@@ -79,6 +79,7 @@ struct Position {
     /// What [`TxQueue::partial`] held has been used.
     resumed: bool,
     malformed: u32,
+    tso_sent: u32,
     tso_failed: u32,
     unreachable: u32,
     descriptors: u32,
@@ -278,6 +279,7 @@ impl TxQueue {
                 Finished::Pushed(count) => {
                     segments += count;
                     now_at.resumed = true;
+                    now_at.tso_sent += u32::from(packet.is_some_and(|packet| packet.is_tso()));
                     self.pending.frames.push(now_at);
                 }
                 Finished::NoRoom => {
@@ -402,6 +404,7 @@ impl TxQueue {
             self.partial = None;
             self.partial_bytes.clear();
         }
+        regs.stat_add(Reg::TSCTC, end.tso_sent);
         regs.stat_add(Reg::TSCTFC, end.tso_failed);
         counters
             .tx_malformed
@@ -419,7 +422,7 @@ impl TxQueue {
         }
         let low = (regs.get(Reg::TXDCTL) >> txdctl::LWTHRESH_SHIFT) * 8;
         let left = self.pending.owned - end.descriptors;
-        if self.pending.owned > low && left <= low && low > 0 {
+        if self.pending.owned > low && left <= low {
             causes |= cause::TXD_LOW;
         }
         if causes != 0 {
@@ -499,7 +502,8 @@ impl TxQueue {
     /// Statistics of the first `accepted` frames: of each segment that goes on the wire.
     fn count(&self, burst: &TxBurst<'_>, accepted: usize) {
         let mut tally = Tally::default();
-        let mut super_frames = 0;
+        let pad = self.shared.regs.get(Reg::TCTL) & tctl::PSP != 0;
+        let shortest = if pad { MIN_FRAME } else { 0 };
         for frame in burst.frames().take(accepted) {
             let dst = *frame.head.first_chunk().expect("a frame has a header");
             match frame.offload.gso {
@@ -508,11 +512,10 @@ impl TxQueue {
                     let (headers, mss) = (usize::from(hdr_len), usize::from(mss));
                     let payload = frame.len() - headers;
                     let last = payload % mss;
-                    tally.add(dst, headers + mss, payload / mss);
+                    tally.add(dst, (headers + mss).max(shortest), payload / mss);
                     if last > 0 {
-                        tally.add(dst, headers + last, 1);
+                        tally.add(dst, (headers + last).max(shortest), 1);
                     }
-                    super_frames += 1;
                 }
             }
         }
@@ -522,7 +525,6 @@ impl TxQueue {
         counters.tx_bytes.add(bytes);
         regs.stat_add(Reg::TPT, frames as u32);
         regs.stat_add64(Reg::TOTL, bytes + frames * FCS as u64);
-        regs.stat_add(Reg::TSCTC, super_frames);
         tally.flush(regs, &tally::SENT);
     }
 }

@@ -46,29 +46,43 @@ pub(super) struct Size {
     pub(super) frames: usize,
     /// All their bytes, with padding and FCS.
     pub(super) octets: usize,
-    /// Bytes of the longest one, with padding and FCS.
-    longest: usize,
+    /// Bytes of each but the last one, with padding and FCS; the last one is no longer.
+    pub(super) longest: usize,
 }
 
 impl Size {
     pub(super) fn of(frame: &RxFrame<'_>, layout: Option<&Layout>) -> Self {
         let wire = |len: usize| len.max(MIN_FRAME) + FCS;
-        match layout {
-            None => Self {
+        let Some(layout) = layout else {
+            let len = frame.data.len();
+            // What is no frame was not padded either.
+            let octets = if len < ETH_HEADER {
+                len + FCS
+            } else {
+                wire(len)
+            };
+            return Self {
                 frames: 1,
-                octets: wire(frame.data.len()),
-                longest: wire(frame.data.len()),
-            },
-            Some(layout) => {
-                let frames = layout.segments();
-                let full = wire(layout.headers() + layout.payload(0).len());
-                let last = wire(layout.headers() + layout.payload(frames - 1).len());
-                Self {
-                    frames,
-                    octets: full * (frames - 1) + last,
-                    longest: full,
-                }
-            }
+                octets,
+                longest: octets,
+            };
+        };
+        let frames = layout.segments();
+        let full = wire(layout.headers() + layout.payload(0).len());
+        let last = wire(layout.headers() + layout.payload(frames - 1).len());
+        Self {
+            frames,
+            octets: full * (frames - 1) + last,
+            longest: full,
+        }
+    }
+
+    /// What is left when the first `done` segments are gone.
+    pub(super) fn without(self, done: usize) -> Self {
+        Self {
+            frames: self.frames - done,
+            octets: self.octets - self.longest * done,
+            ..self
         }
     }
 }
@@ -97,42 +111,33 @@ pub(super) fn layout(frame: &RxFrame<'_>) -> Result<Option<Layout>, Loss> {
     }
 }
 
-/// Judges a frame, and counts it if it is not accepted.
+/// Judges a frame, and counts it if it is not accepted. Errors of frames that the filters refuse are none
+/// (manual 13.7).
 pub(super) fn judge(shared: &Shared, frame: &RxFrame<'_>, size: Size) -> Result<How, Delivered> {
     let Shared { regs, counters, .. } = shared;
     let control = regs.get(Reg::RCTL);
-    let all = control & rctl::SBP != 0;
-    let data = frame.data;
-    if data.len() < ETH_HEADER {
-        regs.stat_add(Reg::RUC, 1);
+    let (data, damaged) = (frame.data, frame.meta.bad_fcs);
+    let frames = size.frames as u64;
+    let Some(&dst) = data.first_chunk() else {
         counters.rx_malformed.add(1);
         return Err(Delivered::Dropped(Loss::Runt));
-    }
-    if frame.meta.bad_fcs {
-        regs.stat_add(Reg::CRCERRS, 1);
-        if !all {
-            counters.rx_damaged.add(size.frames as u64);
-            return Err(Delivered::Dropped(Loss::BadFcs));
-        }
-    }
+    };
     let limit = if control & rctl::LPE != 0 {
         LONG
     } else {
         NORMAL
     };
-    if size.longest > limit {
-        regs.stat_add(Reg::ROC, size.frames as u32);
-        if !all || data.len() > MAX_SUPER_FRAME {
-            counters.rx_oversize.add(size.frames as u64);
-            return Err(Delivered::Dropped(Loss::Oversize));
-        }
-    }
+    let undersize = data.len() < ETH_HEADER;
+    let oversize = size.longest > limit;
 
     let device = regs.get(Reg::CTRL);
-    let ethertype = u16::from_be_bytes([data[ETH_TYPE], data[ETH_TYPE + 1]]);
+    let word = |at: usize| match data.get(at..at + 2) {
+        Some(&[high, low]) => u16::from_be_bytes([high, low]),
+        _ => 0,
+    };
+    let ethertype = word(ETH_TYPE);
     let tagged = data.len() >= ETH_HEADER + VLAN_TAG && u32::from(ethertype) == regs.get(Reg::VET);
-    let tci = tagged.then(|| u16::from_be_bytes([data[ETH_TYPE + 2], data[ETH_TYPE + 3]]));
-    let dst: [u8; 6] = data[..6].try_into().expect("6 bytes");
+    let tci = tagged.then(|| word(ETH_TYPE + 2));
     let tables = Registers(regs);
     let modes = Modes {
         unicast: control & rctl::UPE != 0,
@@ -145,20 +150,64 @@ pub(super) fn judge(shared: &Shared, frame: &RxFrame<'_>, size: Size) -> Result<
         Some(tci) if control & rctl::VFE != 0 => filter::vlan(tci, cfi, &tables),
         _ => true,
     };
-    let verdict = match (vlan, ethertype) {
-        (false, _) => Verdict::Refused,
-        (true, MAC_CONTROL) if !control_passes(regs, control, device, data) => Verdict::Refused,
-        (true, _) => filter::address(dst, modes, &tables),
+    let flow = match damaged || undersize || oversize {
+        true => None,
+        false => Flow::of(regs, dst, data),
+    };
+    let consumed = match flow {
+        None => false,
+        // Ends here if the driver lets the hardware obey it and does not want to see it.
+        Some(Flow::Pause { xon }) => {
+            regs.stat_add(if xon { Reg::XONRXC } else { Reg::XOFFRXC }, 1);
+            device & ctrl::RFCE != 0 && control & rctl::DPF != 0
+        }
+        Some(Flow::Unsupported) => {
+            regs.stat_add(Reg::FCRUC, 1);
+            control & rctl::PMCF == 0
+        }
+    };
+    let verdict = match vlan && !consumed {
+        true => filter::address(dst, modes, &tables),
+        false => Verdict::Refused,
     };
     if verdict == Verdict::Refused {
-        counters.rx_filtered.add(size.frames as u64);
+        counters.rx_filtered.add(frames);
         return Err(Delivered::Filtered);
+    }
+
+    let error = match (undersize, oversize, damaged) {
+        (true, _, false) => Some(Reg::RUC),
+        (true, _, true) => Some(Reg::RFC),
+        (false, true, false) => Some(Reg::ROC),
+        (false, true, true) => Some(Reg::RJC),
+        (false, false, _) => None,
+    };
+    if let Some(error) = error {
+        regs.stat_add(error, frames as u32);
+        regs.stat_add(Reg::RLEC, frames as u32);
+    }
+    if damaged && !undersize {
+        regs.stat_add(Reg::CRCERRS, frames as u32);
+    }
+    // Too short to have the headers that even a bad packet needs here.
+    if undersize {
+        counters.rx_malformed.add(frames);
+        return Err(Delivered::Dropped(Loss::Runt));
+    }
+    let all = control & rctl::SBP != 0;
+    if damaged && !all {
+        counters.rx_damaged.add(frames);
+        return Err(Delivered::Dropped(Loss::BadFcs));
+    }
+    if oversize && (!all || data.len() > MAX_SUPER_FRAME) {
+        counters.rx_oversize.add(frames);
+        return Err(Delivered::Dropped(Loss::Oversize));
     }
     Ok(How {
         buffer: buffer_size(control),
         fcs: control & rctl::SECRC == 0,
-        bad_fcs: frame.meta.bad_fcs,
-        good: !frame.meta.bad_fcs && size.longest <= limit,
+        bad_fcs: damaged,
+        good: !damaged && !oversize && !matches!(flow, Some(Flow::Pause { .. })),
         strip: tci.filter(|_| device & ctrl::VME != 0),
         inexact: verdict == Verdict::Inexact,
         checksums: regs.get(Reg::RXCSUM) & (rxcsum::PCSS | rxcsum::IPOFL | rxcsum::TUOFL),
@@ -176,36 +225,39 @@ fn buffer_size(control: u32) -> usize {
     }
 }
 
-/// Whether a MAC control frame goes on to the address filter. Pause frames are counted, and end here if the
-/// driver lets the hardware obey them (RFCE) and does not want to see them (DPF); other opcodes need PMCF.
-fn control_passes(regs: &Regs, control: u32, device: u32, data: &[u8]) -> bool {
-    let opcode = match data.get(ETH_HEADER..ETH_HEADER + 4) {
-        Some(bytes) => u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-        None => return true,
-    };
-    let address = |(low, high): (u32, u32)| {
-        let ([a, b, c, d], [e, f, ..]) = (low.to_le_bytes(), high.to_le_bytes());
-        [a, b, c, d, e, f]
-    };
-    let flow = address((regs.get(Reg::FCAL), regs.get(Reg::FCAH)));
-    let dst: [u8; 6] = data[..6].try_into().expect("6 bytes");
-    let group = dst == PAUSE_ADDRESS || dst == flow;
-    if !group && dst != address(Registers(regs).rar(0)) {
-        return true;
-    }
-    if opcode >> 16 != 1 {
-        return control & rctl::PMCF != 0;
-    }
-    if device & ctrl::RFCE != 0 {
-        let count = if opcode & 0xffff == 0 {
-            Reg::XONRXC
-        } else {
-            Reg::XOFFRXC
+/// A MAC control frame that is meant for this station: to the group that pause frames have, by standard or by FCAL and
+/// FCAH, or to its own address; of the type that they have, by standard or by FCT.
+enum Flow {
+    /// A pause frame; without a pause, it means that sending may go on.
+    Pause { xon: bool },
+    /// Another opcode.
+    Unsupported,
+}
+
+impl Flow {
+    fn of(regs: &Regs, dst: [u8; 6], data: &[u8]) -> Option<Self> {
+        let [opcode, pause, kind] =
+            [ETH_HEADER, ETH_HEADER + 2, ETH_TYPE].map(|at| match data.get(at..at + 2) {
+                Some(&[high, low]) => u16::from_be_bytes([high, low]),
+                _ => 0,
+            });
+        // 0 is the length of an empty LLC frame, not a type that a driver has set.
+        if kind != MAC_CONTROL && (kind == 0 || u32::from(kind) != regs.get(Reg::FCT)) {
+            return None;
+        }
+        let address = |(low, high): (u32, u32)| {
+            let ([a, b, c, d], [e, f, ..]) = (low.to_le_bytes(), high.to_le_bytes());
+            [a, b, c, d, e, f]
         };
-        regs.stat_add(count, 1);
-        return control & rctl::DPF == 0;
+        let group = || address((regs.get(Reg::FCAL), regs.get(Reg::FCAH)));
+        if dst != PAUSE_ADDRESS && dst != group() && dst != address(Registers(regs).rar(0)) {
+            return None;
+        }
+        Some(match opcode {
+            1 => Self::Pause { xon: pause == 0 },
+            _ => Self::Unsupported,
+        })
     }
-    true
 }
 
 /// The filter tables as the registers have them.

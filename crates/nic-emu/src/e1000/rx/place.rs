@@ -44,7 +44,7 @@ pub(super) enum Place {
 }
 
 impl Batch {
-    /// Writes `frame`, from where `progress` says. With `hold`, the beginning of a frame is written even if there are not
+    /// Writes `frame`, from where `progress` says. With `keep`, the beginning of a frame is written even if there are not
     /// enough descriptors for its end.
     #[expect(clippy::too_many_arguments, reason = "one call, from one place")]
     pub(super) fn place(
@@ -56,7 +56,7 @@ impl Batch {
         layout: Option<&Layout>,
         how: &How,
         progress: &mut Progress,
-        hold: bool,
+        keep: bool,
     ) -> Place {
         let data = frame.data;
         let valid = frame.meta.csum == RxCsum::Valid;
@@ -70,7 +70,7 @@ impl Batch {
                     how,
                     valid,
                     &mut progress.offset,
-                    hold,
+                    keep,
                 );
             };
             // The field is filled in in a copy: the frame may be on its way to others too.
@@ -93,7 +93,7 @@ impl Batch {
                 how,
                 true,
                 &mut progress.offset,
-                hold,
+                keep,
             );
         };
         let mut head = [0; MAX_HEADERS];
@@ -113,7 +113,7 @@ impl Batch {
                 how,
                 true,
                 offset,
-                hold,
+                keep,
             ) {
                 Place::Done => {}
                 other => return other,
@@ -135,7 +135,7 @@ impl Batch {
         how: &How,
         valid: bool,
         offset: &mut usize,
-        hold: bool,
+        keep: bool,
     ) -> Place {
         let Some(ring) = self.ring else {
             return Place::NoDescriptor;
@@ -151,7 +151,7 @@ impl Batch {
             None => (head, &[][..]),
         };
         let stored = before.len() + after.len() + rest.len() + pad + if how.fcs { FCS } else { 0 };
-        if owned == 0 || (!hold && (owned as usize) < stored.div_ceil(how.buffer)) {
+        if owned == 0 || (!keep && (owned as usize) < stored.div_ceil(how.buffer)) {
             return Place::NoDescriptor;
         }
         if how.fcs {
@@ -208,6 +208,11 @@ impl Batch {
             }
             if *offset >= stored && buffer != 0 {
                 self.causes |= cause::RXT0;
+                let stripped = if how.strip.is_some() { VLAN_TAG } else { 0 };
+                let wire = len.max(MIN_FRAME) + FCS - stripped;
+                if wire <= regs.get(Reg::RSRPD) as usize {
+                    self.causes |= cause::SRPD;
+                }
                 let dst = *head.first_chunk().expect("a frame has a header");
                 if how.good {
                     self.good.add(dst, len.max(MIN_FRAME), 1);

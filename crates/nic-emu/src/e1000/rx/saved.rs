@@ -1,21 +1,28 @@
-//! What a receive queue has to remember from one batch to the next: the frame that it holds.
+//! What a receive queue has to remember from one batch to the next: the frames that wait.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::bits::rxcsum;
+use super::super::mmio::PACKET_BUFFER;
 use super::super::state::InvalidState;
-use super::judge::{self, How};
+use super::RxQueue;
+use super::fifo::Held;
+use super::judge::{self, How, Size};
 use super::place::Progress;
-use super::{Held, RxQueue};
 use crate::common::frame::{
     ETH_HEADER, FCS, MAX_SUPER_FRAME, MIN_FRAME, RxFrame, RxMeta, VLAN_TAG,
 };
 use crate::common::gso::Layout;
 
+/// Most frames that wait, and their bytes: a super-frame that is held for lack of a FIFO, and what the largest FIFO takes.
+const MAX_FRAMES: usize = 1 + ((PACKET_BUFFER << 10) as usize) / (MIN_FRAME + FCS);
+const MAX_BYTES: usize = MAX_SUPER_FRAME + ((PACKET_BUFFER << 10) as usize);
+
 /// The state of a receive queue between two batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RxState {
-    held: Option<SavedFrame>,
+    /// Was an option once, which has the same bytes as a list of none or one.
+    held: Vec<SavedFrame>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +35,12 @@ struct SavedFrame {
 
 impl RxState {
     pub(in super::super) fn check(&self) -> Result<(), InvalidState> {
-        match &self.held {
-            Some(frame) => frame.check().map_err(InvalidState::Frame),
-            None => Ok(()),
+        let bytes: usize = self.held.iter().map(|frame| frame.bytes.len()).sum();
+        if self.held.len() > MAX_FRAMES || bytes > MAX_BYTES {
+            return Err(InvalidState::Frame("there are more than fit the FIFO"));
         }
+        let mut frames = self.held.iter();
+        frames.try_for_each(|frame| frame.check().map_err(InvalidState::Frame))
     }
 }
 
@@ -73,12 +82,16 @@ impl RxQueue {
     pub fn save(&mut self) -> RxState {
         self.sync();
         RxState {
-            held: self.held.as_ref().map(|held| SavedFrame {
-                bytes: self.held_bytes.clone(),
-                meta: held.meta,
-                how: held.how,
-                progress: held.progress,
-            }),
+            held: self
+                .fifo
+                .iter()
+                .map(|(held, bytes)| SavedFrame {
+                    bytes: bytes.to_vec(),
+                    meta: held.meta,
+                    how: held.how,
+                    progress: held.progress,
+                })
+                .collect(),
         }
     }
 
@@ -87,14 +100,28 @@ impl RxQueue {
     pub fn restore(&mut self, state: &RxState, generation: u64) {
         self.generation = generation;
         self.batch = None;
-        self.held_bytes.clear();
-        self.held = state.held.as_ref().map(|frame| {
-            self.held_bytes.extend_from_slice(&frame.bytes);
-            Held {
-                meta: frame.meta,
-                how: frame.how,
-                progress: frame.progress,
-            }
-        });
+        self.interrupted = false;
+        self.fifo.clear();
+        for SavedFrame {
+            bytes,
+            meta,
+            how,
+            progress,
+        } in &state.held
+        {
+            let (data, meta, how, progress) = (&bytes[..], *meta, *how, *progress);
+            let frame = RxFrame { data, meta };
+            let layout = judge::layout(&frame).ok().flatten();
+            let held = Held {
+                meta,
+                how,
+                progress,
+                len: bytes.len(),
+                octets: Size::of(&frame, layout.as_ref())
+                    .without(progress.segment)
+                    .octets,
+            };
+            self.fifo.push(data, held);
+        }
     }
 }

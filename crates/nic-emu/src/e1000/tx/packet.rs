@@ -105,6 +105,11 @@ impl Packet {
         }
     }
 
+    /// It is to be cut into segments, though it may be no longer than one.
+    pub(super) fn is_tso(&self) -> bool {
+        self.tse
+    }
+
     pub(super) fn refused(&self) -> Option<Refusal> {
         self.refusal
     }
