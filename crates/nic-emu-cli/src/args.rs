@@ -90,6 +90,8 @@ Keys of --nic:
   net=null              frames vanish
   model=e1000           which NIC the guest sees
   mac=52:54:00:12:34:56 its address
+  rx-overrun=hold       frames that the guest is too slow for wait in the network; with drop they are
+                        lost once the NIC's receive FIFO is full, as on the wire
   pcap=FILE             captures frames both ways
   fault-loss=0.01       loses this share of the frames
   fault-corrupt=0.01    flips a bit in this share of the frames

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use net_backend::IpPrefix;
+use nic_emu::e1000::rx::Overrun;
 
 use crate::error::UsageError;
 use crate::keys::Keys;
@@ -22,6 +23,8 @@ pub struct NicConfig {
     pub mac: Option<MacAddr>,
     /// Where frames go.
     pub net: Net,
+    /// What happens to frames that come faster than the guest takes them.
+    pub rx_overrun: Overrun,
     /// Captures frames both ways into this pcap file.
     pub pcap: Option<PathBuf>,
     /// Loses, corrupts and delays frames.
@@ -74,7 +77,7 @@ pub struct Fault {
     pub seed: u64,
 }
 
-const KEYS: &str = "socket-path, fd, net, model, mac, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
+const KEYS: &str = "socket-path, fd, net, model, mac, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
                     with net=tap also ifname, tap-fd, ip, bridge, and with net=switch also switch";
 
 impl NicConfig {
@@ -109,6 +112,15 @@ impl NicConfig {
             "the address of one station, such as 52:54:00:12:34:56",
         )?;
         let net = Net::from_keys(&mut keys)?;
+        let rx_overrun = match keys.take("rx-overrun").as_deref() {
+            None | Some("hold") => Overrun::Hold,
+            Some("drop") => Overrun::Drop,
+            Some(other) => {
+                return Err(UsageError(format!(
+                    "rx-overrun={other} is unknown: give hold or drop"
+                )));
+            }
+        };
         let pcap = keys.take("pcap").map(PathBuf::from);
         let fault = Fault::from_keys(&mut keys)?;
         keys.finish(KEYS)?;
@@ -117,6 +129,7 @@ impl NicConfig {
             model,
             mac,
             net,
+            rx_overrun,
             pcap,
             fault,
         })
@@ -269,7 +282,7 @@ mod tests {
     #[test]
     fn all_keys_are_understood() {
         let config = nic("socket-path=/run/nic0.sock,net=tap,ifname=tap0,ip=10.1.0.1/24,bridge=br0,\
-                          mac=52:54:00:12:34:56,model=e1000,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
+                          mac=52:54:00:12:34:56,model=e1000,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
                           fault-seed=7")
         .unwrap();
         assert_eq!(config.listen, Listen::Path("/run/nic0.sock".into()));
@@ -284,6 +297,7 @@ mod tests {
         };
         assert_eq!(config.net, Net::Tap(tap));
         assert_eq!(config.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        assert_eq!(config.rx_overrun, Overrun::Drop);
         assert_eq!(config.pcap, Some("/tmp/a.pcap".into()));
         let fault = Fault {
             loss: 0.5,
@@ -327,6 +341,7 @@ mod tests {
             ("fd=3,net=null,model=ne2000", "ne2000"),
             ("fd=3,net=tap,ip=10.1.0.1", "ip=10.1.0.1"),
             ("fd=3,net=tap,ip=10.1.0.1/33", "ip=10.1.0.1/33"),
+            ("fd=3,net=null,rx-overrun=wait", "rx-overrun=wait"),
             ("fd=3,net=null,fault-loss=2", "fault-loss=2"),
             ("fd=3,net=null,fault-delay=1h", "fault-delay=1h"),
             ("fd=3,net=null,fault-seed=1", "fault-seed"),

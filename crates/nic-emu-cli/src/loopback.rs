@@ -6,7 +6,7 @@ use nic_emu::common::frame::{MAX_SUPER_FRAME, RxFrame, TxBurst};
 use nic_emu::e1000::rx::RxQueue;
 
 /// Delivers the frames of `burst` to the NIC's own receive queue; returns how many were taken, which is all of
-/// them: what finds no buffer is lost, as in the silicon. `scratch` is kept for the next time.
+/// them: what finds neither a buffer nor room in the FIFO is lost, as in the silicon. `scratch` is kept for the next time.
 pub(crate) fn deliver(
     burst: &TxBurst<'_>,
     rx: &mut RxQueue,
@@ -16,11 +16,9 @@ pub(crate) fn deliver(
 ) -> usize {
     scratch.resize(MAX_SUPER_FRAME, 0);
     for frame in burst.frames() {
-        if rx.has_room()
-            && let Some(len) = frame.copy_to(scratch)
-        {
+        if let Some(len) = frame.copy_to(scratch) {
             let meta = frame.offload.into();
-            rx.deliver(
+            rx.loop_back(
                 mem,
                 RxFrame {
                     data: &scratch[..len],

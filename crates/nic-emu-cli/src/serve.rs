@@ -63,7 +63,8 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             );
             return Err(crate::UsageError(what).into());
         }
-        opened.push((Nic::new(name, mac, listener, backend), path));
+        let nic = Nic::new(name, mac, listener, backend).overrun(config.rx_overrun);
+        opened.push((nic, path));
     }
     backends.finish()?;
     Ok(opened)

@@ -374,7 +374,7 @@ fn transmitted(moved: &mut BTreeMap<&'static str, u64>) {
         nic.set(Reg::TCTL, tctl);
         nic.set(Reg::CTRL, 1 << 6 | VME);
         let mut want = Expected::default();
-        for &len in LENGTHS.iter().filter(|&&len| len >= 14 && len <= 16288) {
+        for &len in LENGTHS.iter().filter(|len| (14..=16288).contains(*len)) {
             for dst in [OTHER, BROADCAST, GROUP] {
                 let bytes = frame(dst, len, 0x0800);
                 let on_wire = (len.max(shortest) + 4) as u64;

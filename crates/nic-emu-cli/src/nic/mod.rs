@@ -17,6 +17,7 @@ use std::thread::{Builder, JoinHandle};
 
 use net_backend::{Backend, RxBuf};
 use nic_emu::Time;
+use nic_emu::e1000::rx::Overrun;
 use nic_emu::e1000::{self, CountersSnapshot, Kick};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use vfio_user::{Listener, Server};
@@ -135,6 +136,15 @@ impl Nic {
             refused: false,
             joint,
         }
+    }
+
+    /// Says what happens to frames that come faster than the guest takes them.
+    #[must_use]
+    pub fn overrun(mut self, overrun: Overrun) -> Self {
+        if let Some(queues) = &mut self.queues {
+            queues.set_overrun(overrun);
+        }
+        self
     }
 
     /// Says where the queues are to run, as far as there is a choice.

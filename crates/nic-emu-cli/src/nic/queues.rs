@@ -9,7 +9,7 @@ use net_backend::{Backend, RxBuf};
 use nic_emu::Time;
 use nic_emu::common::frame::TxBurst;
 use nic_emu::e1000::Kick;
-use nic_emu::e1000::rx::RxQueue;
+use nic_emu::e1000::rx::{Overrun, RxQueue};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -78,6 +78,10 @@ impl Queues {
             loopback: Vec::new(),
             watched: None,
         }
+    }
+
+    pub(super) fn set_overrun(&mut self, overrun: Overrun) {
+        self.rx.set_overrun(overrun);
     }
 
     /// Registers the backend with `epoll` under this token, and looks at everything once.
