@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::NicConfig;
 use crate::error::UsageError;
 use crate::keys::Keys;
+use crate::serve::Control;
 
 /// Exports emulated NICs to hypervisors over vfio-user.
 ///
@@ -42,6 +43,51 @@ pub enum Command {
     Serve(Serve),
     /// List the NICs that can be emulated.
     Models,
+    /// Show a NIC of a running daemon: link, rings, filters, LEDs, counters, registers. The NIC does not notice.
+    Inspect(Inspect),
+    /// Take the link of a NIC of a running daemon down, or let it be up again.
+    Link(Link),
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+#[command(after_long_help = INSPECT_HELP)]
+pub struct Inspect {
+    /// The NIC: the path of its socket, or its file name if only one NIC has it. Lists the NICs without.
+    #[arg(value_name = "NAME-or-SOCKET")]
+    pub nic: Option<String>,
+
+    /// Print JSON for programs.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The daemon's control socket, if it is not where all of them are.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+/// Options of `link`.
+#[derive(Debug, Args)]
+pub struct Link {
+    /// The NIC: the path of its socket, or its file name if only one NIC has it.
+    #[arg(value_name = "NAME-or-SOCKET")]
+    pub nic: String,
+
+    /// What is to become of its link. Up, it follows the network's side again.
+    pub state: LinkState,
+
+    /// The daemon's control socket, if it is not where all of them are.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+/// What a link is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkState {
+    /// As the network's side is.
+    Up,
+    /// Down, whatever the network's side is.
+    Down,
 }
 
 /// Options of `serve`.
@@ -79,7 +125,17 @@ pub struct Serve {
     /// Group of the sockets, a name or a number.
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,
+
+    /// Where `inspect` and `link` ask this daemon, or none. Without it a socket in nic-emu/ below $XDG_RUNTIME_DIR or
+    /// /run, where they find it by themselves. Only the daemon's user and root may ask.
+    #[arg(long, value_name = "PATH|none")]
+    pub control: Option<Control>,
 }
+
+const INSPECT_HELP: &str = "\
+Example:
+  $ nic-emu-cli inspect nic0
+  EXAMPLE";
 
 const KEYS_HELP: &str = "\
 Keys of --nic:

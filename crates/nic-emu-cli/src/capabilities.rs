@@ -31,6 +31,7 @@ impl Capabilities {
                 "socket-group",
                 "pcap",
                 "fault",
+                "control",
             ],
             models: Model::ALL.map(Model::name).to_vec(),
             net: vec!["tap", "switch", "null"],

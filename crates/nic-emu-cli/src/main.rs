@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use nic_emu_cli::{Capabilities, Cli, Command, Model, UsageError};
+use nic_emu_cli::{Capabilities, Cli, Command, LinkState, Model, UsageError};
 use tracing_subscriber::EnvFilter;
 use vfio_user::ListenOptions;
 
@@ -48,6 +48,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Some(Command::Inspect(ask)) => {
+            let text = nic_emu_cli::inspect(ask.nic.as_deref(), ask.control.as_deref(), ask.json)?;
+            print(&text)
+        }
+        Some(Command::Link(ask)) => {
+            let up = ask.state == LinkState::Up;
+            let text = nic_emu_cli::set_link(&ask.nic, up, ask.control.as_deref())?;
+            print(&text)
+        }
         Some(Command::Serve(serve)) => {
             let group = serve
                 .socket_group
@@ -58,8 +67,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 mode: Some(serve.socket_mode),
                 group,
             };
-            nic_emu_cli::serve(&serve.nics()?, &sockets)
+            nic_emu_cli::serve(&serve.nics()?, &sockets, &serve.control.unwrap_or_default())
         }
+    }
+}
+
+/// Prints what was asked for; whoever has read enough of it may hang up.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

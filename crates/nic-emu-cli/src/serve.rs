@@ -16,24 +16,68 @@ use crate::config::{Listen, NicConfig};
 use crate::mac::MacAddr;
 use crate::net::Backends;
 use crate::nic::{Nic, Report};
+use crate::operator::{self, Server, Watched};
 use crate::shard::Shard;
 use crate::summary;
+
+/// Where operators ask the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// Below `$XDG_RUNTIME_DIR` or `/run`, if that can be written.
+    #[default]
+    Usual,
+    /// At this path.
+    At(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+impl std::str::FromStr for Control {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "none" => Self::None,
+            path => Self::At(path.into()),
+        })
+    }
+}
 
 /// Serves `nics` in this thread until SIGTERM or SIGINT, then says what they have counted.
 ///
 /// # Errors
 ///
 /// One sentence for the operator about the first thing that could not be set up; nothing is left behind then.
-pub fn serve(nics: &[NicConfig], sockets: &ListenOptions) -> Result<()> {
+pub fn serve(nics: &[NicConfig], sockets: &ListenOptions, control: &Control) -> Result<()> {
     let stop = stop_on_signals().context("cannot handle signals")?;
     let mut shard = Shard::new(stop).context("cannot make an event loop")?;
     let mut announced = Vec::new();
+    let control = match control {
+        Control::None => None,
+        Control::Usual => operator::open(None)?,
+        Control::At(path) => operator::open(Some(path))?,
+    };
+    let mut watched = Vec::new();
     for (nic, path) in open(nics, sockets)? {
+        watched.push(Watched {
+            joint: nic.joint().clone(),
+            mac: nic.mac(),
+        });
         announced.push((nic.name().to_owned(), nic.mac(), path));
         shard.add(nic).context("cannot watch a NIC")?;
     }
+    let operators = match control {
+        None => None,
+        Some(listener) => {
+            let server = shard
+                .operator_bell()
+                .and_then(|bell| Server::start(listener, watched, bell));
+            Some(server.context("cannot answer operators")?)
+        }
+    };
     announce(&announced);
     let reports = shard.run().context("the event loop ended")?;
+    drop(operators);
     for report in &reports {
         say(report);
     }

@@ -4,18 +4,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use net_backend::RxBuf;
 use nic_emu::Time;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::nic::{Nic, Queues, Report, Source, Turn};
+use crate::nic::{Bell, Nic, Queues, Report, Source, Turn};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 /// Epoll data of the descriptor that ends the loop.
 const STOP: u64 = u64::MAX;
+/// Epoll data of the operators' bell.
+const OPERATOR: u64 = u64::MAX - 1;
 
 /// A thread's worth of NICs.
 pub struct Shard {
@@ -27,6 +30,8 @@ pub struct Shard {
     rx_buf: RxBuf,
     /// Ends the loop when it becomes readable. A loop without it ends with its last NIC.
     stop: Option<UnixStream>,
+    /// Rung when an operator wants to know something of a NIC.
+    operator: Arc<Bell>,
     /// What has left for another shard.
     left: Option<Nic>,
 }
@@ -65,6 +70,7 @@ impl Shard {
             busy: Vec::new(),
             rx_buf: RxBuf::new(),
             stop: None,
+            operator: Arc::default(),
             left: None,
         })
     }
@@ -82,6 +88,22 @@ impl Shard {
             queued: false,
         });
         Ok(())
+    }
+
+    /// The bell that makes the NICs here tell operators what they want to know.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub(crate) fn operator_bell(&self) -> io::Result<Arc<Bell>> {
+        let data = epoll::EventData::new_u64(OPERATOR);
+        epoll::add(
+            &self.epoll,
+            self.operator.hang()?,
+            data,
+            epoll::EventFlags::IN,
+        )?;
+        Ok(self.operator.clone())
     }
 
     /// Serves the NICs until told to stop; returns what each has counted.
@@ -130,6 +152,11 @@ impl Shard {
                 if data == STOP {
                     return Ok(());
                 }
+                if data == OPERATOR {
+                    self.operator.hear();
+                    self.enqueue_asked();
+                    continue;
+                }
                 let (nic, source) = Source::of_token(data);
                 self.with(nic, |nic, _, epoll| {
                     nic.handle(source, event.flags, now, epoll)
@@ -155,6 +182,16 @@ impl Shard {
             }
             let deadline = self.nics[nic].nic.as_ref().and_then(Nic::deadline);
             self.timers.set(nic, deadline);
+        }
+    }
+
+    /// A turn for those of whom an operator wants to know something.
+    fn enqueue_asked(&mut self) {
+        for number in 0..self.nics.len() {
+            let nic = self.nics[number].nic.as_ref();
+            if nic.is_some_and(Nic::is_asked) {
+                self.enqueue(number);
+            }
         }
     }
 

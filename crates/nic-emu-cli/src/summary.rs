@@ -18,27 +18,36 @@ pub(crate) fn guest(counters: &CountersSnapshot) -> impl Display {
 
 /// What the network's side of a NIC has counted.
 pub(crate) fn network(counters: &Counters) -> impl Display {
+    let usual = [
+        "tx_frames",
+        "tx_segments",
+        "tx_bytes",
+        "rx_frames",
+        "rx_bytes",
+    ];
+    Line(
+        all(counters)
+            .into_iter()
+            .filter(|(name, value)| usual.contains(name) || *value > 0)
+            .collect(),
+    )
+}
+
+/// Each counter of the network's side by its name.
+pub(crate) fn all(counters: &Counters) -> [(&'static str, u64); 10] {
     let c = counters;
-    let always = [
+    [
         ("tx_frames", c.tx_frames),
         ("tx_segments", c.tx_segments),
         ("tx_bytes", c.tx_bytes),
         ("rx_frames", c.rx_frames),
         ("rx_bytes", c.rx_bytes),
-    ];
-    let faults = [
         ("tx_dropped", c.tx_dropped),
         ("rx_dropped", c.rx_dropped),
         ("lost", c.lost),
         ("corrupted", c.corrupted),
         ("delayed", c.delayed),
-    ];
-    Line(
-        always
-            .into_iter()
-            .chain(faults.into_iter().filter(|(_, value)| *value > 0))
-            .collect(),
-    )
+    ]
 }
 
 struct Line(Vec<(&'static str, u64)>);

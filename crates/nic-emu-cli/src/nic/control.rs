@@ -10,6 +10,7 @@ use nic_emu::e1000::CountersSnapshot;
 use rustix::event::epoll::EventFlags;
 use vfio_user::{Accepted, Closed, Epoll, Event, Memory, Server};
 
+use super::asked::ControlAnswer;
 use super::joint::Joint;
 use crate::engine::Engine;
 use crate::summary;
@@ -112,7 +113,7 @@ impl Control {
 
     /// Tells the model of the cable.
     pub(super) fn follow_cable(&mut self) {
-        let cable = self.joint.cable();
+        let cable = self.joint.carrier();
         if cable != self.cable && !self.joint.is_stopped() {
             self.cable = cable;
             self.engine.set_link(cable);
@@ -146,6 +147,15 @@ impl Control {
     /// Ends the connection, so that nobody waits for the hypervisor any more.
     pub(super) fn close(&mut self) {
         self.server.close(&mut self.engine);
+    }
+
+    /// What nobody else knows.
+    pub(super) fn answer(&self) -> ControlAnswer {
+        ControlAnswer {
+            connected: self.server.connected(),
+            memory: self.server.memory(),
+            dma: self.server.dma_messages(),
+        }
     }
 
     /// What the model has counted.

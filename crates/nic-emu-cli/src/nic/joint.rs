@@ -8,6 +8,7 @@ use nic_emu::e1000::state::{RxState, TxState};
 use nic_emu::e1000::{Kick, Shared};
 use vfio_user::IrqTable;
 
+use super::asked::Asked;
 use super::bell::Bell;
 use super::line::Line;
 
@@ -46,6 +47,8 @@ pub(crate) struct Joint {
     recalled: AtomicBool,
     returned: AtomicBool,
     over: AtomicBool,
+    /// What an operator wants of it.
+    pub(crate) operator: Asked,
 }
 
 impl Joint {
@@ -67,6 +70,7 @@ impl Joint {
             recalled: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            operator: Asked::default(),
         }
     }
 
@@ -116,6 +120,26 @@ impl Joint {
     /// Whether the cable of the backend is in.
     pub(crate) fn cable(&self) -> bool {
         self.cable.load(SeqCst)
+    }
+
+    /// Whether the guest's link may be up: the cable is in, and the operator has not taken the link down.
+    pub(crate) fn carrier(&self) -> bool {
+        self.cable() && self.operator.is_plugged()
+    }
+
+    /// The operator takes the link up or down; whether that changes it. Whoever calls this wakes the control.
+    pub(crate) fn plug(&self, up: bool) -> bool {
+        let changed = self.operator.plug(up);
+        if changed {
+            // The queues stop listening to the network, or throw away what it sent meanwhile.
+            self.kick(Kick::RX);
+        }
+        changed
+    }
+
+    /// The interrupt line and what was sent over it.
+    pub(crate) fn irqs(&self) -> &IrqTable {
+        self.line.irqs()
     }
 
     /// The cable of the backend was plugged or pulled.

@@ -37,6 +37,11 @@ impl Line {
         }
     }
 
+    /// What the hypervisor is told.
+    pub(crate) fn irqs(&self) -> &IrqTable {
+        &self.irqs
+    }
+
     /// Shows the guest the line as it is now; when this returns, or on another thread soon after.
     pub(crate) fn update(&self, now: Time) {
         self.now.fetch_max(now.0, SeqCst);

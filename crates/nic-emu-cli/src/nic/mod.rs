@@ -3,6 +3,7 @@
 //! A shard holds the control of a NIC, its queues, or both. Both together are one thing that is called in turn; apart,
 //! each side leaves what the other one has to know in the [`Joint`] and rings its [`Bell`](bell::Bell).
 
+mod asked;
 mod bell;
 mod control;
 mod joint;
@@ -25,6 +26,8 @@ use vfio_user::{Listener, Server};
 use crate::engine::Engine;
 use crate::mac::MacAddr;
 use crate::shard::Shard;
+pub(crate) use asked::Answers;
+pub(crate) use bell::Bell;
 use control::Control;
 pub(crate) use joint::{Joint, SavedQueues};
 pub(crate) use queues::Queues;
@@ -233,6 +236,9 @@ impl Nic {
             control.watch(epoll)?;
         }
         self.joint.update_line(now);
+        if self.joint.operator.is_open() {
+            self.answer();
+        }
         if self.control.is_some() {
             if self.place_queues(epoll)? {
                 return Ok(Turn::More);
@@ -243,6 +249,29 @@ impl Nic {
             self.joint.control.ring();
         }
         Ok(if more { Turn::More } else { Turn::Idle })
+    }
+
+    /// Tells an operator what only this part of the NIC knows.
+    fn answer(&self) {
+        let operator = &self.joint.operator;
+        if let Some(control) = &self.control {
+            operator.answer_control(control.answer());
+        }
+        match &self.queues {
+            Some(queues) => operator.answer_queues(queues.answer()),
+            None if operator.wants_queues() => self.joint.queues.ring(),
+            None => {}
+        }
+    }
+
+    /// Whether an operator wants to know something that a turn would tell.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.joint.operator.is_open()
+    }
+
+    /// What is told without asking.
+    pub(crate) fn joint(&self) -> &Arc<Joint> {
+        &self.joint
     }
 
     /// When this NIC needs a turn although nothing happens.

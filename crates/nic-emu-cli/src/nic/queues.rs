@@ -13,6 +13,7 @@ use nic_emu::e1000::rx::{Overrun, RxQueue};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::asked::QueuesAnswer;
 use super::joint::{Joint, SavedQueues};
 use super::{TOKEN_BACKEND, TOKEN_LINK};
 use crate::loopback;
@@ -218,6 +219,15 @@ impl Queues {
         self.backend.deadline()
     }
 
+    /// What nobody else knows.
+    pub(super) fn answer(&self) -> QueuesAnswer {
+        QueuesAnswer {
+            backend: self.backend.name().to_owned(),
+            counters: self.backend.counters(),
+            apart: self.apart,
+        }
+    }
+
     /// What the backend has counted.
     pub(super) fn counters(&self) -> net_backend::Counters {
         self.backend.counters()
@@ -235,10 +245,13 @@ impl Queues {
             let offered = burst.len();
             let taken = if burst.loopback() {
                 loopback::deliver(&burst, &mut self.rx, &mem, &mut self.loopback, now)
-            } else if offered > 0 {
+            } else if offered == 0 {
+                0
+            } else if self.joint.operator.is_plugged() {
                 self.backend.send(&burst, now)
             } else {
-                0
+                self.joint.operator.lost.add(offered as u64);
+                offered
             };
             let told = self.tx.complete(&mem, &mut burst, taken, now);
             self.tx_blocked = taken < offered;
@@ -255,8 +268,9 @@ impl Queues {
     fn receive(&mut self, now: Time, rx_buf: &mut RxBuf) -> bool {
         let mem = Arc::clone(&self.mem);
         let mut budget = RX_FRAMES_PER_TURN;
+        let plugged = self.joint.operator.is_plugged();
         self.rx.resume(&mem, now);
-        while budget > 0 && self.rx_ready && self.rx.has_room() {
+        while plugged && budget > 0 && self.rx_ready && self.rx.has_room() {
             let Some(frame) = self.backend.recv(rx_buf, now) else {
                 self.rx_ready = false;
                 break;
@@ -268,9 +282,10 @@ impl Queues {
         budget == 0 && told.is_ok()
     }
 
-    /// Throws away what queued up while the guest had its receiver off: a NIC that is off hears nothing.
+    /// Throws away what queued up while the guest had its receiver off, or the operator the link: a NIC that is off
+    /// hears nothing.
     fn switch_reception(&mut self, now: Time, rx_buf: &mut RxBuf) {
-        let enabled = self.rx.enabled();
+        let enabled = self.rx.enabled() && self.joint.operator.is_plugged();
         if enabled && !self.rx_enabled {
             for _ in 0..BACKLOG {
                 if self.backend.recv(rx_buf, now).is_none() {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub mod bits;
 pub mod counters;
 pub mod desc;
+pub mod fields;
 pub mod irq;
 pub mod mmio;
 pub mod regs;

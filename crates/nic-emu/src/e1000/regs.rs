@@ -405,6 +405,12 @@ impl Regs {
         u64::from(self.get(high)) << 32 | u64::from(self.get(low))
     }
 
+    /// The 64-bit statistic whose low half is `low`, whole at one moment, and without clearing it; `None` if it is none.
+    pub fn stat64(&self, low: Reg) -> Option<u64> {
+        let (pair, _) = self.pair(low).filter(|&(_, shift)| shift == 0)?;
+        Some(pair.load(Ordering::Acquire))
+    }
+
     /// Adds to a 32-bit statistic, which sticks at its maximum.
     #[inline]
     pub fn stat_add(&self, reg: Reg, n: u32) {
