@@ -133,9 +133,26 @@ pub struct Serve {
 }
 
 const INSPECT_HELP: &str = "\
-Example:
+The state is read without the guest's register accesses: clear-on-read registers keep what they hold.
+
+Example (shortened):
   $ nic-emu-cli inspect nic0
-  EXAMPLE";
+  /run/nic0.sock: e1000 52:54:00:12:34:56, process 4711
+    hypervisor connected, memory shared
+    link       up, 1000 Mb/s full duplex
+    interrupts quiet, pending none, enabled TXDW LSC RXDMT0 RXT0, 5120 sent, 51.2 us apart
+    transmit   on, 256 descriptors at 0x3f54000, head 81, tail 81, 0 to send
+    receive    on, 256 descriptors at 0x3f55000, head 16, tail 14, 254 free with 2048 bytes each
+    filter     52:54:00:12:34:56 (RAR 0)
+    filters    multicast hashes 2, VLANs 1, modes BAM IPOFL TUOFL
+    LED 0      on (LINK_UP)
+  statistics registers (the others are 0)
+    GPRC             4711  good frames received that passed the filters
+  registers
+    00000 CTRL      581c0241  FD SLU SPEED=0x2 SDP0_DATA SDP1_DATA ADVD3WUC RFCE TFCE VME
+
+  $ nic-emu-cli inspect nic0 --json | jq .link.up
+  true";
 
 const KEYS_HELP: &str = "\
 Keys of --nic:
