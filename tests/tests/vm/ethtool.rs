@@ -53,7 +53,7 @@ fn at_once<T: Send>(
     work: impl Fn(Suite, &mut T) -> Result<String> + Sync,
 ) -> Result<String> {
     let work = &work;
-    let said: Result<Vec<_>> = thread::scope(|scope| {
+    let said: Result<Vec<String>> = thread::scope(|scope| {
         let threads: Vec<_> = all
             .iter_mut()
             .map(|(suite, one)| (*suite, scope.spawn(move || work(*suite, one))))
@@ -65,7 +65,9 @@ fn at_once<T: Send>(
         }
         said.into_iter().collect()
     });
-    Ok(said?.pop().unwrap_or_default())
+    let mut said = said?;
+    said.dedup();
+    Ok(said.join(" | "))
 }
 
 /// Those on all kernels, and those on the newest.

@@ -1,6 +1,6 @@
 //! Checks with real guests: QEMU, Debian's kernels, their in-tree driver. Need root, for TAPs in namespaces.
 //!
-//! They run one after the other, and those that can share a guest do: booting one takes about 15 seconds.
+//! They run one after the other, and those that can share a guest do, since booting one takes its time.
 
 mod ethtool;
 mod kernels;

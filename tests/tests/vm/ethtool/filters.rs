@@ -151,6 +151,9 @@ pub(super) fn vlan(echo: &mut Echo) -> Result<String> {
         );
         Ok(())
     };
+    // A reset clears CTRL.VME, and as long as there is no VLAN the driver does not set it again, though it goes on
+    // asking the device for tags.
+    echo.set("ethtool -K eth0 rxvlan off && ethtool -K eth0 rxvlan on")?;
     some(echo, "no VLAN", &|_| true)?;
     echo.vm.ok("modprobe 8021q
         for vid in 5 37 4094; do
