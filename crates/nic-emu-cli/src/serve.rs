@@ -52,10 +52,9 @@ pub fn serve(nics: &[NicConfig], sockets: &ListenOptions, control: &Control) -> 
     let stop = stop_on_signals().context("cannot handle signals")?;
     let mut shard = Shard::new(stop).context("cannot make an event loop")?;
     let mut announced = Vec::new();
-    let control = match control {
-        Control::None => None,
-        Control::Usual => operator::open(None)?,
+    let insisted = match control {
         Control::At(path) => operator::open(Some(path))?,
+        Control::Usual | Control::None => None,
     };
     let mut watched = Vec::new();
     for (nic, path) in open(nics, sockets)? {
@@ -66,6 +65,10 @@ pub fn serve(nics: &[NicConfig], sockets: &ListenOptions, control: &Control) -> 
         announced.push((nic.name().to_owned(), nic.mac(), path));
         shard.add(nic).context("cannot watch a NIC")?;
     }
+    let control = match control {
+        Control::Usual => operator::open(None)?,
+        Control::At(_) | Control::None => insisted,
+    };
     let operators = match control {
         None => None,
         Some(listener) => {

@@ -57,7 +57,7 @@ fn open_in(folder: &Path) -> Result<Listener> {
         }
         _ => {}
     }
-    if !is_trusted(folder) {
+    if !is_trusted(folder, &[geteuid().as_raw()]) {
         bail!("{} belongs to somebody else", folder.display());
     }
     for (path, pid) in sockets(folder) {
@@ -80,16 +80,15 @@ fn bind(path: &Path) -> Result<Listener, vfio_user::ListenError> {
     Listener::bind(path, &ours_only)
 }
 
-/// Whether nobody but us and the superuser can put anything into this folder.
-fn is_trusted(folder: &Path) -> bool {
-    let owners = [0, geteuid().as_raw()];
+/// Whether nobody but its owner, one of these, and the superuser can put anything into this folder.
+fn is_trusted(folder: &Path, owners: &[u32]) -> bool {
     std::fs::symlink_metadata(folder)
         .is_ok_and(|meta| meta.is_dir() && owners.contains(&meta.uid()) && meta.mode() & 0o022 == 0)
 }
 
 /// The control sockets of a folder, alive or not, with the processes that made them.
 pub(super) fn sockets(folder: &Path) -> Vec<(PathBuf, Pid)> {
-    if !is_trusted(folder) {
+    if !is_trusted(folder, &[0, geteuid().as_raw()]) {
         return Vec::new();
     }
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
