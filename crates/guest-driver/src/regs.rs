@@ -51,6 +51,9 @@ registers! {
     TADV = 0x382C, "Transmit interrupt absolute delay, 1.024 us.";
     CRCERRS = 0x4000, "First of the statistics.";
     MPC = 0x4010, "Missed packets.";
+    RLEC = 0x4040, "Receive length errors.";
+    XONRXC = 0x4048, "XON received.";
+    XOFFRXC = 0x4050, "XOFF received.";
     PRC64 = 0x405C, "Packets received, 64 bytes; five more size bins follow.";
     GPRC = 0x4074, "Good packets received.";
     BPRC = 0x4078, "Broadcast packets received.";

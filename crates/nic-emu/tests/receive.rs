@@ -533,6 +533,68 @@ fn with_drop_and_no_fifo_a_frame_without_descriptors_is_lost_whole() {
 }
 
 #[test]
+fn all_that_waits_in_the_fifo_survives_a_save() {
+    let mut nic = Nic::new();
+    nic.rx.set_overrun(Overrun::Drop);
+    nic.receive(8, EN | BAM);
+    let frames: Vec<_> = (0..30).map(|n| broadcast(1000 + n)).collect();
+    for (n, frame) in frames.iter().enumerate() {
+        let want = [Delivered::Placed, Delivered::Held][usize::from(n >= 7)];
+        assert_eq!(nic.give(frame), want);
+    }
+    let bytes = nic.save();
+    let mut other = Nic::bare();
+    other.take_driver(&nic);
+    other.rx.set_overrun(Overrun::Drop);
+    other.load(&bytes).unwrap();
+    assert_eq!(other.save(), bytes);
+    // What is in there takes up its room there too: 48 KiB hold 24 more of 1004 bytes.
+    let more = (0..30).filter(|_| other.give(&broadcast(1000)) == Delivered::Held);
+    assert_eq!(more.count(), 25);
+    assert_eq!(other.get(Reg::MPC), 5);
+    for frame in &frames {
+        assert_eq!(other.collect().unwrap().bytes, stored(frame, false));
+        other.refill();
+        other.resume();
+    }
+}
+
+#[test]
+fn small_packets_are_told_of() {
+    const SRPD: u32 = 1 << 16;
+    let mut nic = Nic::new();
+    nic.give(&broadcast(60));
+    assert_eq!(nic.get(Reg::ICR) & SRPD, 0, "RSRPD is 0");
+    nic.set(Reg::RSRPD, 104);
+    for (len, told) in [(100, SRPD), (101, 0), (20, SRPD)] {
+        nic.give(&broadcast(len));
+        assert_eq!(nic.get(Reg::ICR) & SRPD, told, "{len}");
+    }
+}
+
+#[test]
+fn what_a_nic_sends_to_itself_is_lost_when_the_fifo_is_full() {
+    let mut nic = Nic::new();
+    nic.calm();
+    nic.receive(8, EN | BAM);
+    let mem = nic.dma.clone();
+    let mut kept = 0;
+    for _ in 0..100 {
+        match nic
+            .rx
+            .loop_back(&mem, RxFrame::new(&broadcast(1020)), nic.now)
+        {
+            Delivered::Placed | Delivered::Held | Delivered::Interrupted => kept += 1,
+            lost => assert_eq!(lost, Delivered::Dropped(Loss::NoDescriptor)),
+        }
+    }
+    nic.resume();
+    assert_eq!(kept, 7 + 48);
+    assert_eq!((nic.get(Reg::MPC), nic.get(Reg::GPRC)), (45, 55));
+    assert!(!nic.rx.has_room(), "what is on the network waits");
+}
+
+#[test]
 fn a_held_frame_does_not_survive_a_stop_or_a_reset() {
     for reset in [false, true] {
         let mut nic = Nic::new();

@@ -532,6 +532,10 @@ fn the_low_threshold_is_told_once() {
     assert_eq!(icr(&mut nic) & TXD_LOW, TXD_LOW, "eight left");
     nic.run();
     assert_eq!(icr(&mut nic) & TXD_LOW, 0, "seven left");
+    nic.set(Reg::TXDCTL, 0);
+    nic.accept = usize::MAX;
+    nic.run();
+    assert_eq!(icr(&mut nic) & TXD_LOW, TXD_LOW, "none left");
 }
 
 #[test]

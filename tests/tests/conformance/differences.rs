@@ -210,6 +210,12 @@ pub(crate) const KNOWN_DIFFERENCES: &[(On, &str, &str)] = &[
     (On::Qemu, "statistics::octets_received", NO_STATISTIC),
     (On::Qemu, "statistics::high_half_clears_both", NO_STATISTIC),
     (On::Qemu, "statistics::oversize", NO_STATISTIC),
+    (On::Qemu, "statistics::length_errors", NO_STATISTIC),
+    (
+        On::Qemu,
+        "statistics::pause_frames_are_no_good_frames",
+        NO_STATISTIC,
+    ),
 ];
 
 /// Why `check` is known to fail there, if it is.

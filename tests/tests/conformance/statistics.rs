@@ -3,7 +3,7 @@
 use guest_driver::packet::plain;
 use guest_driver::regs::{
     BPRC, BPTC, CRCERRS, GORCH, GORCL, GOTCH, GOTCL, GPRC, GPTC, MPC, MPRC, MPTC, PRC64, PTC64,
-    RNBC, ROC, RUC, TORH, TORL, TOTH, TOTL, TPR, TPT, TSCTFC, rctl,
+    RLEC, RNBC, ROC, RUC, TORH, TORL, TOTH, TOTL, TPR, TPT, TSCTFC, XOFFRXC, XONRXC, rctl,
 };
 use guest_driver::{Config, Offload};
 use nic_emu_tests::Machine;
@@ -17,7 +17,8 @@ pub(crate) fn all() -> Vec<Check> {
     checks!("statistics": zero_after_reset, received_frames, sent_frames, kinds_of_address,
         receive_size_bins, transmit_size_bins, octets_received, octets_sent, reading_clears,
         high_half_clears_both, writes_are_ignored, filtered_frames_are_not_good, oversize,
-        every_register_clears_on_read)
+        every_register_clears_on_read, length_errors, errors_of_others_do_not_count,
+        a_receiver_that_is_off_counts_nothing, pause_frames_are_no_good_frames)
 }
 
 /// A device in traffic, with all statistics read once.
@@ -260,6 +261,52 @@ fn oversize(m: &mut dyn Machine) -> Outcome {
     expect(
         &mut nic,
         &[("ROC", ROC, 1), ("GPRC", GPRC, 0), ("RUC", RUC, 0)],
+    )
+}
+
+/// RLEC counts what is too long beside what is too short.
+fn length_errors(m: &mut dyn Machine) -> Outcome {
+    let mut nic = fresh(m)?;
+    let mac = nic.mac;
+    nic.bus.transmit(&plain(mac, PEER, 1519, 1));
+    receives_nothing(&mut nic)?;
+    expect(&mut nic, &[("RLEC", RLEC, 1), ("TPR", TPR, 1)])
+}
+
+fn errors_of_others_do_not_count(m: &mut dyn Machine) -> Outcome {
+    let mut nic = fresh(m)?;
+    nic.bus.transmit(&plain([2, 9, 9, 9, 9, 9], PEER, 1519, 1));
+    receives_nothing(&mut nic)?;
+    expect(&mut nic, &[("ROC", ROC, 0), ("RLEC", RLEC, 0)])
+}
+
+fn a_receiver_that_is_off_counts_nothing(m: &mut dyn Machine) -> Outcome {
+    let mut nic = fresh(m)?;
+    let mac = nic.mac;
+    nic.write_rctl(0);
+    nic.bus.transmit(&plain(mac, PEER, 100, 1));
+    receives_nothing(&mut nic)?;
+    expect(
+        &mut nic,
+        &[("TPR", TPR, 0), ("GPRC", GPRC, 0), ("MPC", MPC, 0)],
+    )
+}
+
+/// They come in, unless RFCE and DPF are set, and count for themselves.
+fn pause_frames_are_no_good_frames(m: &mut dyn Machine) -> Outcome {
+    let mut nic = fresh(m)?;
+    let mut frame = plain([0x01, 0x80, 0xC2, 0, 0, 1], PEER, 60, 1);
+    frame[12..18].copy_from_slice(&[0x88, 0x08, 0, 1, 0, 9]);
+    receives(&mut nic, &frame)?;
+    nic.bus.settle();
+    expect(
+        &mut nic,
+        &[
+            ("XOFFRXC", XOFFRXC, 1),
+            ("XONRXC", XONRXC, 0),
+            ("TPR", TPR, 1),
+            ("GPRC", GPRC, 0),
+        ],
     )
 }
 
