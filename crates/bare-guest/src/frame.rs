@@ -4,6 +4,8 @@
 pub const ETHERTYPE: [u8; 2] = [0x88, 0xB5];
 /// Where the number of a frame stands, 4 bytes, little-endian.
 pub const NUMBER: usize = 14;
+/// An ethertype of frames that only say whether any come through (IEEE 802's second for local experiments).
+pub const KNOCK: [u8; 2] = [0x88, 0xB6];
 /// The shortest frame without FCS.
 pub const MIN: usize = 60;
 /// The longest frame without FCS.

@@ -1,6 +1,6 @@
 //! The network card as the driver reaches it from here.
 
-use guest_driver::regs::pci;
+use guest_driver::regs::{STATUS, pci};
 use guest_driver::{Bar, Bus};
 
 use crate::args::Error;
@@ -136,4 +136,9 @@ impl Bus for Nic {
         false
     }
     fn settle(&mut self) {}
+    /// A write may still be on its way when the next instruction runs; a read comes behind it. Who is told that we
+    /// receive may send at once.
+    fn receiver_started(&mut self) {
+        self.read32(STATUS);
+    }
 }

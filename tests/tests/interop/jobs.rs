@@ -8,7 +8,7 @@ use nic_emu_tests::machine::MAC;
 use crate::running::{Ended, Setup, number};
 
 /// The station that sends to the guest.
-const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+pub(crate) const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// Frames on their way to the guest and back: fewer than its rings have descriptors, since QEMU's device drops what it
 /// finds no buffer for.
 const WINDOW: usize = 100;

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::thread::{scope, sleep, yield_now};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bare_guest::frame;
 use guest_driver::Wire;
-use nic_emu_lab::{Accel, Bare, Lab, Memory, Nic, Record};
+use nic_emu_lab::{Accel, Bare, Error, Lab, Memory, Nic, Record};
 use nic_emu_tests::cli;
 use nic_emu_tests::machine::{Cable, Daemon, MAC, StreamCable, StreamSocket, e1000_on_wire};
 use serde_json::json;
 
+use crate::jobs;
 use crate::relay::{Passed, Relay};
 
 /// What a guest may take for one job, the firmware included.
@@ -152,6 +154,9 @@ impl Running {
             relay,
             _daemon,
         } = self;
+        if !frames.is_empty() {
+            knock(&mut guest, &mut far)?;
+        }
         let passed = || relay.as_ref().map(Relay::passed).unwrap_or_default();
         let before = passed();
         scope(|scope| {
@@ -186,6 +191,22 @@ impl Running {
                 passed: after.since(&before),
             })
         })
+    }
+}
+
+/// Sends frames until the guest says that it hears them: that its receiver is on may reach the device later than us.
+fn knock(guest: &mut Bare, far: &mut Far) -> Result<()> {
+    let mut frame = [0xFF; frame::MIN];
+    frame[6..12].copy_from_slice(&jobs::PEER);
+    frame[12..14].copy_from_slice(&frame::KNOCK);
+    let started = Instant::now();
+    loop {
+        far.transmit(&frame);
+        match guest.record("hearing", Duration::from_millis(50)) {
+            Ok(_) => return Ok(()),
+            Err(Error::GuestTimeout { .. }) if started.elapsed() < PATIENCE => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

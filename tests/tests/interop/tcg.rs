@@ -27,7 +27,7 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         add("rx", |lab, setup| match setup.whose {
             Whose::Ours => jobs::rx(lab, setup, 5000),
             // What finds no buffer is dropped, as by hardware: no more than there are.
-            Whose::Qemus => jobs::rx(lab, setup, 250),
+            Whose::Qemus => jobs::rx(lab, setup, 150),
         });
         add("echo", |lab, setup| jobs::echo(lab, setup, 2000));
         add("interrupts", |lab, setup| {
