@@ -56,7 +56,7 @@ impl Asked {
         self.open.store(CONTROL | QUEUES, SeqCst);
     }
 
-    /// Waits for both answers, no longer than `timeout` for each, and closes the questions.
+    /// Waits for both answers, no longer than `timeout`, and closes the questions.
     pub(crate) fn wait(&self, timeout: Duration) -> Answers {
         let missing = |answers: &mut Answers| answers.control.is_none() || answers.queues.is_none();
         let (answers, _) = self
