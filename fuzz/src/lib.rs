@@ -3,9 +3,10 @@
 //! `cargo xtask fuzz` hands them to libFuzzer, which looks for inputs that reach new code. What it keeps in `corpus/` and
 //! what once went wrong, in `regressions/`, is replayed by the tests of this crate on every run of the test suite.
 //!
-//! A target is more than "it did not crash": the [model](model) works out a second time, and naively, what a server has to
+//! A target is more than "it did not crash": the `model` works out a second time, and naively, what a server has to
 //! answer, and what the memory map, the interrupt line and the eventfds must look like.
 
+mod actions;
 mod bus;
 mod check;
 mod device;
@@ -13,6 +14,7 @@ mod fds;
 mod framer;
 mod input;
 pub mod leaks;
+mod migrate;
 mod model;
 mod nic;
 mod peer;

@@ -3,8 +3,8 @@
 use vfio_user::wire::{
     DeviceInfo, DeviceState, DirtyBitmap, DmaMap, DmaUnmap, Feature, HEADER, Header, IrqInfo,
     LoggingRange, LoggingReport, LoggingStart, MigData, MultiWrite, RegionAccess, RegionInfo,
-    RegionIoFds, SetIrqs, command, device_state, dma_map_flags, dma_unmap_flags, feature,
-    feature_flags, header_flags, region_index, set_irqs_flags as irqs,
+    RegionIoFds, SetIrqs, command, dma_map_flags, dma_unmap_flags, feature, feature_flags,
+    header_flags, region_index, set_irqs_flags as irqs,
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -76,7 +76,7 @@ impl Script<'_> {
             27 => peer.device_writes(&mut self.input),
             28 => peer.device_reads(&mut self.input),
             29 => peer.answer_one(&mut self.input),
-            30 => migrate(peer, &mut self.input),
+            30 => peer.migrate(&mut self.input),
             _ if self.input.u8() & 3 == 0 => peer.shrink(4096 * u64::from(self.input.u8() & 1)),
             _ if self.input.rarely() => {
                 peer.disconnect();
@@ -520,72 +520,4 @@ impl Script<'_> {
     fn plain(&mut self, peer: &mut Peer, command: u16, request: &(impl IntoBytes + Immutable)) {
         self.request(peer, command, &[request.as_bytes()], &[]);
     }
-}
-
-/// The device is saved, and what was saved, or something like it, comes back.
-fn migrate(peer: &mut Peer, input: &mut Input<'_>) {
-    let how = input.u8();
-    if how & 1 != 0 {
-        set_state(peer, device_state::PRE_COPY);
-    }
-    set_state(peer, device_state::STOP_COPY);
-    peer.settle();
-    peer.captured.clear();
-    let size = 64 * (1 + u32::from(input.u8()));
-    let request = MigData {
-        argsz: 8 + size,
-        size,
-    };
-    let mut before = usize::MAX;
-    // As long as there is more, and not much longer than that.
-    for _ in 0..1 << 13 {
-        if peer.captured.len() == before {
-            break;
-        }
-        before = peer.captured.len();
-        peer.send(command::MIG_DATA_READ, request.as_bytes());
-        peer.settle();
-    }
-    let mut state = std::mem::take(&mut peer.captured);
-    for _ in 0..how >> 1 & 3 {
-        if !state.is_empty() {
-            let at = usize::from(input.u16()) % state.len();
-            state[at] = input.u8();
-        }
-    }
-    if how & 8 != 0 {
-        state.truncate(usize::from(input.u16()));
-    }
-    if how & 16 != 0
-        && let Some((all, crc)) = state.split_last_chunk_mut::<4>()
-    {
-        *crc = crc32fast::hash(all).to_le_bytes();
-    }
-    set_state(peer, device_state::RESUMING);
-    for piece in state.chunks(64 * (1 + usize::from(input.u8()))) {
-        let request = MigData {
-            argsz: 8 + piece.len() as u32,
-            size: piece.len() as u32,
-        };
-        peer.send(
-            command::MIG_DATA_WRITE,
-            &[request.as_bytes(), piece].concat(),
-        );
-    }
-    if how & 32 == 0 {
-        set_state(peer, device_state::RUNNING);
-    }
-    peer.check();
-}
-
-fn set_state(peer: &mut Peer, state: u32) {
-    let request = Feature {
-        argsz: 16,
-        flags: feature::MIG_DEVICE_STATE | feature_flags::SET,
-    };
-    let state = DeviceState { state, reserved: 0 };
-    peer.send(
-        command::DEVICE_FEATURE,
-        &[request.as_bytes(), state.as_bytes()].concat(),
-    );
 }
