@@ -73,8 +73,8 @@ pub fn serve(nics: &[NicConfig], sockets: &ListenOptions, control: &Control) -> 
         None => None,
         Some(listener) => {
             let server = shard
-                .operator_bell()
-                .and_then(|bell| Server::start(listener, watched, bell));
+                .operator_waker()
+                .and_then(|waker| Server::start(listener, watched, waker));
             Some(server.context("cannot answer operators")?)
         }
     };

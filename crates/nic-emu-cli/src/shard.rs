@@ -11,13 +11,13 @@ use nic_emu::Time;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::nic::{Bell, Nic, Queues, Report, Source, Turn};
+use crate::nic::{Nic, Queues, Report, Source, Turn, Waker};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 /// Epoll data of the descriptor that ends the loop.
 const STOP: u64 = u64::MAX;
-/// Epoll data of the operators' bell.
+/// Epoll data of the operators' waker.
 const OPERATOR: u64 = u64::MAX - 1;
 
 /// A thread's worth of NICs.
@@ -30,8 +30,8 @@ pub struct Shard {
     rx_buf: RxBuf,
     /// Ends the loop when it becomes readable. A loop without it ends with its last NIC.
     stop: Option<UnixStream>,
-    /// Rung when an operator wants to know something of a NIC.
-    operator: Arc<Bell>,
+    /// Woken when an operator wants to know something of a NIC.
+    operator: Arc<Waker>,
     /// What has left for another shard.
     left: Option<Nic>,
 }
@@ -90,16 +90,16 @@ impl Shard {
         Ok(())
     }
 
-    /// The bell that makes the NICs here tell operators what they want to know.
+    /// The waker that makes the NICs here tell operators what they want to know.
     ///
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub(crate) fn operator_bell(&self) -> io::Result<Arc<Bell>> {
+    pub(crate) fn operator_waker(&self) -> io::Result<Arc<Waker>> {
         let data = epoll::EventData::new_u64(OPERATOR);
         epoll::add(
             &self.epoll,
-            self.operator.hang()?,
+            self.operator.watch()?,
             data,
             epoll::EventFlags::IN,
         )?;
@@ -153,7 +153,7 @@ impl Shard {
                     return Ok(());
                 }
                 if data == OPERATOR {
-                    self.operator.hear();
+                    self.operator.clear();
                     self.enqueue_asked();
                     continue;
                 }

@@ -9,8 +9,8 @@ use nic_emu::e1000::{Kick, Shared};
 use vfio_user::IrqTable;
 
 use super::asked::Asked;
-use super::bell::Bell;
 use super::line::Line;
+use super::waker::Waker;
 
 /// The queues as they are saved and restored.
 #[derive(Clone, Debug)]
@@ -23,16 +23,17 @@ pub(crate) struct SavedQueues {
     pub(crate) generation: u64,
 }
 
-/// Atomics, and a box for saved queues that is opened in a migration only. On one thread the two call each other and nobody rings; what passes between them is the same.
+/// Atomics, and a box for saved queues that is opened in a migration only. On one thread the two call each other and
+/// nobody has to be woken; what passes between them is the same.
 #[derive(Debug)]
 pub(crate) struct Joint {
     /// The NIC's name in logs.
     pub(crate) name: String,
     line: Line,
     /// Wakes the thread that has the control.
-    pub(crate) control: Bell,
+    pub(crate) control: Waker,
     /// Wakes the thread that has the queues.
-    pub(crate) queues: Bell,
+    pub(crate) queues: Waker,
     shared: Arc<Shared>,
     kick: AtomicU8,
     asked: AtomicU64,
@@ -56,8 +57,8 @@ impl Joint {
         Self {
             name,
             line: Line::new(shared.clone(), irqs),
-            control: Bell::default(),
-            queues: Bell::default(),
+            control: Waker::default(),
+            queues: Waker::default(),
             shared,
             kick: AtomicU8::new(0),
             asked: AtomicU64::new(0),
@@ -145,7 +146,7 @@ impl Joint {
     /// The cable of the backend was plugged or pulled.
     pub(crate) fn set_cable(&self, up: bool) {
         if self.cable.swap(up, SeqCst) != up {
-            self.control.ring();
+            self.control.wake();
         }
     }
 
@@ -203,7 +204,7 @@ impl Joint {
     /// Calls the queues back to the control's thread, or lets them stay away.
     pub(crate) fn recall(&self, back: bool) {
         if self.recalled.swap(back, SeqCst) != back {
-            self.queues.ring();
+            self.queues.wake();
         }
     }
 
@@ -216,7 +217,7 @@ impl Joint {
     pub(crate) fn return_queues(&self, returned: bool) {
         self.returned.store(returned, SeqCst);
         if returned {
-            self.control.ring();
+            self.control.wake();
         }
     }
 
@@ -233,8 +234,8 @@ impl Joint {
     /// One side is gone for good; the other one follows it.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
-        self.control.ring();
-        self.queues.ring();
+        self.control.wake();
+        self.queues.wake();
     }
 
     /// Whether the NIC has ended.

@@ -1,14 +1,14 @@
 //! One NIC: its control behind a vfio-user server, its two queues, its backend.
 //!
 //! A shard holds the control of a NIC, its queues, or both. Both together are one thing that is called in turn; apart,
-//! each side leaves what the other one has to know in the [`Joint`] and rings its [`Bell`](bell::Bell).
+//! each side leaves what the other one has to know in the [`Joint`] and wakes it by its [`Waker`](waker::Waker).
 
 mod asked;
-mod bell;
 mod control;
 mod joint;
 mod line;
 mod queues;
+mod waker;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -27,10 +27,10 @@ use crate::engine::Engine;
 use crate::mac::MacAddr;
 use crate::shard::Shard;
 pub(crate) use asked::Answers;
-pub(crate) use bell::Bell;
 use control::Control;
 pub(crate) use joint::{Joint, SavedQueues};
 pub(crate) use queues::Queues;
+pub(crate) use waker::Waker;
 
 /// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub(crate) enum Source {
     /// The backend's link may have changed.
     Link,
     /// The queues, on another thread, have news for the control.
-    ControlBell,
+    ControlWaker,
     /// The control, on another thread, has news for the queues.
-    QueuesBell,
+    QueuesWaker,
 }
 
 const TOKEN_BITS: u32 = 4;
@@ -59,8 +59,8 @@ impl Source {
         let source = match data & ((1 << TOKEN_BITS) - 1) {
             TOKEN_BACKEND => Self::Backend,
             TOKEN_LINK => Self::Link,
-            TOKEN_CONTROL => Self::ControlBell,
-            TOKEN_QUEUES => Self::QueuesBell,
+            TOKEN_CONTROL => Self::ControlWaker,
+            TOKEN_QUEUES => Self::QueuesWaker,
             _ => Self::Server(data),
         };
         ((data >> TOKEN_BITS) as usize, source)
@@ -184,7 +184,7 @@ impl Nic {
                 let data = EventData::new_u64(self.token | TOKEN_QUEUES);
                 Ok(epoll::add(
                     epoll,
-                    self.joint.queues.hang()?,
+                    self.joint.queues.watch()?,
                     data,
                     EventFlags::IN,
                 )?)
@@ -204,8 +204,8 @@ impl Nic {
             (Source::Server(data), Some(control), _) => control.on_event(data, flags, now),
             (Source::Backend, _, Some(queues)) => queues.on_backend(),
             (Source::Link, _, Some(queues)) => queues.on_link(),
-            (Source::ControlBell, ..) => self.joint.control.hear(),
-            (Source::QueuesBell, ..) => self.joint.queues.hear(),
+            (Source::ControlWaker, ..) => self.joint.control.clear(),
+            (Source::QueuesWaker, ..) => self.joint.queues.clear(),
             // A descriptor whose side has moved away since epoll reported it.
             _ => return Ok(()),
         }
@@ -246,7 +246,7 @@ impl Nic {
         } else if self.joint.is_recalled() {
             return Ok(Turn::Leave);
         } else if self.joint.is_due_earlier() {
-            self.joint.control.ring();
+            self.joint.control.wake();
         }
         Ok(if more { Turn::More } else { Turn::Idle })
     }
@@ -259,7 +259,7 @@ impl Nic {
         }
         match &self.queues {
             Some(queues) => operator.answer_queues(queues.answer()),
-            None if operator.wants_queues() => self.joint.queues.ring(),
+            None if operator.wants_queues() => self.joint.queues.wake(),
             None => {}
         }
     }
@@ -312,7 +312,7 @@ impl Nic {
                 && queues.pass_epoch(now)
                 && self.control.is_none()
             {
-                self.joint.control.ring();
+                self.joint.control.wake();
             }
             let passed = self.control.as_mut().map(|control| control.pass_epoch(now));
             if passed != Some(true) {
@@ -324,7 +324,7 @@ impl Nic {
             }
         }
         if self.queues.is_none() && self.joint.wants_queues() {
-            self.joint.queues.ring();
+            self.joint.queues.wake();
         }
     }
 
@@ -399,17 +399,17 @@ impl Nic {
         Ok(())
     }
 
-    /// A thread that serves the queues it is given, and the bells between it and this one.
+    /// A thread that serves the queues it is given, and the wakers between it and this one.
     fn hire(
         &self,
         queues: Receiver<Nic>,
         epoll: BorrowedFd<'_>,
     ) -> io::Result<JoinHandle<Option<Box<Queues>>>> {
         let shard = Shard::alone()?;
-        self.joint.queues.hang()?;
-        if !self.joint.control.is_hung() {
+        self.joint.queues.watch()?;
+        if !self.joint.control.is_watched() {
             let data = EventData::new_u64(self.token | TOKEN_CONTROL);
-            epoll::add(epoll, self.joint.control.hang()?, data, EventFlags::IN)?;
+            epoll::add(epoll, self.joint.control.watch()?, data, EventFlags::IN)?;
         }
         // Not the whole path: the kernel keeps 15 bytes of a thread's name.
         let name = self.name().rsplit('/').next().unwrap_or_default();

@@ -16,7 +16,7 @@ use vfio_user::Listener;
 
 use super::{Failure, Listed, MAX_REQUEST, Params, Request, read_line, write_line};
 use crate::mac::MacAddr;
-use crate::nic::{Bell, Joint};
+use crate::nic::{Joint, Waker};
 use crate::view::View;
 
 /// How long one connection may take in all.
@@ -41,7 +41,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers those who connect to `listener` about `nics`, whose shard hears `bell`.
+    /// Answers those who connect to `listener` about `nics`, whose shard waits for `waker`.
     ///
     /// # Errors
     ///
@@ -49,13 +49,13 @@ impl Server {
     pub(crate) fn start(
         listener: Listener,
         nics: Vec<Watched>,
-        bell: Arc<Bell>,
+        waker: Arc<Waker>,
     ) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let current = Arc::default();
         let desk = Desk {
             nics,
-            bell,
+            waker,
             current: Arc::clone(&current),
         };
         let ended = stop.clone();
@@ -86,7 +86,7 @@ impl Drop for Server {
 /// Where the questions go.
 struct Desk {
     nics: Vec<Watched>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     current: Arc<Mutex<Option<UnixStream>>>,
 }
 
@@ -196,7 +196,7 @@ impl Desk {
 
     fn view(&self, nic: &Watched) -> View {
         nic.joint.operator.ask();
-        self.bell.ring();
+        self.waker.wake();
         let answers = nic.joint.operator.wait(ANSWER);
         View::new(&nic.joint, nic.mac, answers)
     }
