@@ -58,7 +58,9 @@ fn start() -> E1000<Served> {
     while nic.receive(&mut buffer).is_some() {
         nic.bus.wait(10_000_000);
     }
-    (nic.bus.read32(GPRC), nic.bus.read32(GPTC));
+    for cleared_by_reading in [GPRC, GPTC] {
+        nic.bus.read32(cleared_by_reading);
+    }
     nic
 }
 
