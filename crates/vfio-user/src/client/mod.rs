@@ -8,7 +8,8 @@
 //! # use vfio_user::client::{Client, Dialect};
 //! # use vfio_user::wire::{dma_map_flags, irq_index};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let (file, eventfd): (std::os::fd::OwnedFd, std::os::fd::OwnedFd) = unimplemented!();
+//! # let file: std::os::fd::OwnedFd = std::fs::File::open("memory")?.into();
+//! # let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
 //! let mut client = Client::builder().dialect(Dialect::LibvfioUser).connect("/run/device.sock")?;
 //! client.dma_map(0, 1 << 30, Some((file.as_fd(), 0)), dma_map_flags::READ | dma_map_flags::WRITE)?;
 //! client.irq_eventfds(irq_index::INTX, 0, &[eventfd.as_fd()])?;
