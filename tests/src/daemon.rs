@@ -28,6 +28,7 @@ pub struct DaemonBuilder {
     dir: TempDir,
     nics: Vec<String>,
     sockets: Vec<PathBuf>,
+    arguments: Vec<String>,
     verbose: bool,
     unprivileged: bool,
 }
@@ -67,6 +68,7 @@ impl DaemonBuilder {
             dir,
             nics: Vec::new(),
             sockets: Vec::new(),
+            arguments: Vec::new(),
             verbose: false,
             unprivileged: false,
         })
@@ -79,6 +81,14 @@ impl DaemonBuilder {
         self.nics
             .push(format!("socket-path={},{keys}", socket.display()));
         self.sockets.push(socket);
+        self
+    }
+
+    /// Adds arguments of `serve`, such as `--shards 2`.
+    #[must_use]
+    pub fn args(mut self, arguments: &[impl AsRef<str>]) -> Self {
+        let arguments = arguments.iter().map(|argument| argument.as_ref().into());
+        self.arguments.extend(arguments);
         self
     }
 
@@ -157,6 +167,7 @@ impl DaemonBuilder {
         for nic in &self.nics {
             command.args(["--nic", nic]);
         }
+        command.args(&self.arguments);
         Ok(command)
     }
 

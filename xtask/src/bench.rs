@@ -9,22 +9,19 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
-use nic_emu_lab::{Lab, Netns, Nic, Suite, Vm};
-use nic_emu_tests::host::namespace;
-use nic_emu_tests::{Daemon, DaemonBuilder, Direction, Far, Pair, Wire, cli, guest};
+use nic_emu_lab::{Accel, Lab, Suite};
+use nic_emu_tests::{Direction, cli};
 use serde_json::{Value, json};
 
 use crate::machine::{self, CpuTime};
+use crate::stage::{Maker, Stage, WIRE, ensure_same_tap};
 
 /// Beyond this share of stolen time a round tells more about the neighbours than about the NICs.
 const STEAL_LIMIT: f64 = 5.0;
 /// How often such a round is run again.
 const ATTEMPTS: usize = 3;
-const MAC: &str = "52:54:00:12:34:56";
-const WIRE: Wire = Wire(0);
-const QUEUE_LENGTH: u32 = 1000;
 
 /// Options of `bench vm`.
 #[derive(Debug, Args)]
@@ -144,94 +141,42 @@ fn round(lab: &Lab, options: &Options, number: u32) -> Result<Round> {
 }
 
 fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
-    let netns = namespace(lab)?;
-    let tap = WIRE.tap();
-    // Whoever attaches decides the flags anew; they are read back and must be the same for both.
-    netns.ip(&format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
-    netns.ip(&format!("addr add {}/24 dev {tap}", WIRE.first().v4))?;
-    netns.ip(&format!("link set {tap} txqueuelen {QUEUE_LENGTH} up"))?;
-    let (mut vm, daemon) = match player {
-        Player::NicEmu => {
-            let daemon = DaemonBuilder::new()?
-                .nic(&format!("net=tap,ifname={tap},mac={MAC}"))
-                .start(Some(&netns))?;
-            (
-                lab.vm(options.suite)
-                    .nic(Nic::vfio_user(daemon.socket(0)))
-                    .start()?,
-                Some(daemon),
-            )
-        }
-        Player::Qemu => (
-            lab.vm(options.suite)
-                .netns(netns.name())
-                .nic(Nic::tap("e1000", &tap, MAC))
-                .start()?,
-            None,
-        ),
+    let maker = match player {
+        Player::NicEmu => Maker::NicEmu(Vec::new()),
+        Player::Qemu => Maker::Qemu("e1000".into()),
     };
-    let flags = tap_facts(&netns, &tap)?;
-    let (measured, steal) = measure(&mut vm, &netns, options)?;
-    let (receive, send, ping_ms) = measured;
-    let command_line = vm.command_line().to_owned();
-    // In this order: the guest, then its NIC.
-    drop(vm);
-    let daemon = daemon.map(|daemon: Daemon| daemon.command_line().to_owned());
+    let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, &maker)?;
+    let trips =
+        nic_emu_tests::pinger::ping(stage.ground.netns.name(), WIRE.second().v4.into(), [56; 50])?;
+    sleep(Duration::from_secs(1));
+    let before = CpuTime::now();
+    let receive = stage.pair().tcp(Direction::Receive, options.seconds);
+    let receive = receive.context("guest receives")?.mbit;
+    sleep(Duration::from_secs(1));
+    let send = stage.pair().tcp(Direction::Send, options.seconds);
+    let send = send.context("guest sends")?.mbit;
+    let steal = CpuTime::now().steal_percent_since(before);
+    let (command_line, daemon) = stage.command_lines(lab);
     Ok(Run {
         receive,
         send,
-        ping_ms,
+        ping_ms: trips.median().as_secs_f64() * 1e3,
         steal,
         command_line,
         daemon,
-        tap: flags,
+        tap: stage.tap_facts,
     })
-}
-
-fn measure(vm: &mut Vm, netns: &Netns, options: &Options) -> Result<((f64, f64, f64), f64)> {
-    guest::configure(vm, "eth0", WIRE.second())?;
-    let mut pair = Pair {
-        vm,
-        own: WIRE.second(),
-        far: Far::Host(netns),
-        to: WIRE.first(),
-    };
-    let trips = nic_emu_tests::pinger::ping(netns.name(), pair.own.v4.into(), [56; 50])?;
-    sleep(Duration::from_secs(1));
-    let before = CpuTime::now();
-    let receive = pair
-        .tcp(Direction::Receive, options.seconds)
-        .context("guest receives")?
-        .mbit;
-    sleep(Duration::from_secs(1));
-    let send = pair
-        .tcp(Direction::Send, options.seconds)
-        .context("guest sends")?
-        .mbit;
-    let steal = CpuTime::now().steal_percent_since(before);
-    Ok(((receive, send, trips.median().as_secs_f64() * 1e3), steal))
-}
-
-/// What decides how fast a TAP is: its flags and queue length, as they are while it is in use.
-fn tap_facts(netns: &Netns, tap: &str) -> Result<Value> {
-    let printed = netns.ip(&format!("-d -j link show dev {tap}"))?;
-    let json: Value = serde_json::from_str(&printed).context("`ip -j` printed no JSON")?;
-    let data = &json[0]["linkinfo"]["info_data"];
-    Ok(
-        json!({ "flags": data, "txqueuelen": json[0]["txqlen"], "mtu": json[0]["mtu"], "qdisc": json[0]["qdisc"] }),
-    )
 }
 
 fn report(lab: &Lab, options: &Options, rounds: &[Round]) -> Result<Value> {
     let last = rounds.last().context("no round")?;
-    for round in rounds {
-        ensure!(
-            round.ours.tap == last.ours.tap && round.qemu.tap == last.ours.tap,
-            "the TAPs differ: {} with nic-emu, {} with QEMU's e1000",
-            round.ours.tap,
-            round.qemu.tap
-        );
-    }
+    let taps = rounds.iter().flat_map(|round| {
+        [
+            ("nic-emu", &round.ours.tap),
+            ("QEMU's e1000", &round.qemu.tap),
+        ]
+    });
+    ensure_same_tap(taps)?;
     let of = |value: fn(&Round) -> f64| summary(rounds.iter().map(value).collect());
     let run = |run: &Run| json!({ "receive_mbit": run.receive, "send_mbit": run.send, "ping_ms": run.ping_ms, "steal_percent": run.steal });
     let each = rounds.iter().enumerate().map(|(number, round)| {

@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod machine;
 mod report;
+mod stage;
 mod test;
 
 use std::process::ExitCode;
