@@ -48,6 +48,22 @@ pub fn bare_guest() -> Result<&'static Path> {
     })
 }
 
+/// The UDP echo for guests, which needs no library there: built now, once per process.
+///
+/// # Errors
+/// It does not build.
+pub fn udp_echo() -> Result<&'static Path> {
+    static BUILT: Built = OnceLock::new();
+    named_or_built(&BUILT, "NIC_EMU_UDP_ECHO", || {
+        let mut build = cargo();
+        build.args(["build", "--release", "--package", "udp-echo"]);
+        build.args(["--target", "x86_64-unknown-linux-gnu"]);
+        let flags = ["-Ctarget-feature=+crt-static", "-Cstrip=symbols"];
+        build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1F"));
+        executable(build, "udp-echo")
+    })
+}
+
 /// The example `name` of the crate `vfio-user`, built now.
 ///
 /// # Errors

@@ -10,10 +10,12 @@ pub mod guest;
 pub mod host;
 pub mod inside;
 pub mod iperf;
+pub mod latency;
 #[cfg(feature = "machine")]
 pub mod machine;
 pub mod pair;
 pub mod pinger;
+pub mod reflector;
 pub mod transfer;
 pub mod wire;
 

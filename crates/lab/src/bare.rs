@@ -27,6 +27,7 @@ pub struct BareBuilder {
     memory_mib: u32,
     nics: Vec<Nic>,
     arguments: Vec<String>,
+    netns: Option<String>,
 }
 
 impl BareBuilder {
@@ -39,6 +40,7 @@ impl BareBuilder {
             memory_mib: 64,
             nics: Vec::new(),
             arguments: Vec::new(),
+            netns: None,
         }
     }
 
@@ -77,6 +79,13 @@ impl BareBuilder {
         self
     }
 
+    /// Runs QEMU in a named network namespace, as [`crate::VmBuilder::netns`].
+    #[must_use]
+    pub fn netns(mut self, name: impl Into<String>) -> Self {
+        self.netns = Some(name.into());
+        self
+    }
+
     /// Starts it with a command line, such as `test=irq count=3000`.
     ///
     /// # Errors
@@ -109,7 +118,7 @@ impl BareBuilder {
 
         let serial = run.listen("serial")?;
         let command_line = crate::netns::words(&qemu);
-        let mut process = launch(&self.lab, None, qemu, &run)?;
+        let mut process = launch(&self.lab, self.netns.as_deref(), qemu, &run)?;
         let serial = accept(&serial, &mut process, &run)?;
         serial
             .set_read_timeout(Some(Duration::from_millis(50)))
