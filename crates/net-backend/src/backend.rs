@@ -1,23 +1,45 @@
 //! What a NIC sees of the network.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use nic_emu::Time;
 use nic_emu::common::frame::{Features, MAX_SUPER_FRAME, RxFrame, TxBurst};
+use nic_emu::common::stats::Counter;
 
 /// Bytes before a frame in a [`RxBuf`]: room for a header that the backend reads along with the frame.
 pub(crate) const HEADROOM: usize = 64;
 /// Largest frame that is received.
 const FRAME_MAX: usize = MAX_SUPER_FRAME;
 
-/// The network on the other end of an emulated cable.
+/// The network on the other end of an emulated cable: two halves, which two threads may use at once.
 ///
-/// Nothing here blocks. All descriptors are level-triggered: they stay readable until everything was taken.
-pub trait Backend: Send {
+/// Nothing here blocks, and the halves do not wait for each other. All descriptors are level-triggered: they stay
+/// readable until everything was taken.
+pub struct Backend {
     /// For logs: `tap0`, `null`.
-    fn name(&self) -> &str;
+    pub name: String,
+    /// Takes what the guest sends.
+    pub tx: Box<dyn Sender>,
+    /// Has what the guest is to receive.
+    pub rx: Box<dyn Receiver>,
+    /// What has passed through both.
+    pub counters: Arc<Meter>,
+}
 
-    /// Which offload requests of frames to send are better left to this backend. Whatever it gets it does handle.
+/// What reports that a [`Sender`] has room again. To be watched after a short [`Sender::send`] only: it may report as
+/// much while nothing waits.
+#[derive(Clone, Copy, Debug)]
+pub enum Room<'a> {
+    /// It becomes readable.
+    Readable(BorrowedFd<'a>),
+    /// It becomes writable.
+    Writable(BorrowedFd<'a>),
+}
+
+/// The half of a [`Backend`] that takes frames.
+pub trait Sender: Send {
+    /// Which offload requests of frames are better left to this backend. Whatever it gets it does handle.
     fn features(&self) -> Features {
         Features::default()
     }
@@ -25,82 +47,63 @@ pub trait Backend: Send {
     /// Sends frames of `burst` from the front; returns how many it took.
     ///
     /// A frame that it dropped for good counts as taken, and as dropped in [`Backend::counters`]. The others stay in
-    /// the guest's ring: try again when [`Backend::fd`] reports anything (writable too if [`Backend::wants_writable`])
-    /// or [`Backend::deadline`] has passed.
+    /// the guest's ring: try again when [`Sender::room`] reports something or [`Sender::deadline`] has passed.
     fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize;
 
-    /// Receives one frame into `buf`; `None` if there is none now.
-    fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>>;
-
-    /// Readable when [`Backend::recv`] may have something.
-    ///
-    /// Becomes `None` if the network is gone for good; so ask again after each turn.
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// What reports that there is room after a short [`Sender::send`]. Always the same descriptor.
+    fn room(&self) -> Option<Room<'_>> {
         None
     }
 
-    /// The last [`Backend::send`] was short, and [`Backend::fd`] becomes writable when it is worth another try.
-    fn wants_writable(&self) -> bool {
-        false
-    }
-
-    /// Whether the cable is in. Takes in what made [`Backend::link_fd`] readable.
-    fn link(&mut self) -> bool {
-        true
-    }
-
-    /// Readable when [`Backend::link`] may have changed. May become `None` like [`Backend::fd`].
-    fn link_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    /// When [`Backend::run_timers`] is to be called. May change with each other call.
+    /// When [`Sender::run_timers`] is to be called. May change with each other call.
     fn deadline(&self) -> Option<Time> {
         None
     }
 
-    /// Does what is due. Afterwards there may be frames to receive, and room to send.
+    /// Does what is due. Afterwards there may be room to send.
     fn run_timers(&mut self, now: Time) {
         let _ = now;
     }
 
-    /// What has passed so far.
-    fn counters(&self) -> Counters;
+    /// The network is gone for good: all frames are dropped, the link is down, and nothing is to be watched any more.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
-impl<B: Backend + ?Sized> Backend for Box<B> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn features(&self) -> Features {
-        (**self).features()
-    }
-    fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize {
-        (**self).send(burst, now)
-    }
-    fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
-        (**self).recv(buf, now)
-    }
+/// The half of a [`Backend`] that has frames, and the link.
+pub trait Receiver: Send {
+    /// Receives one frame into `buf`; `None` if there is none now.
+    fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>>;
+
+    /// Readable when [`Receiver::recv`] may have something. Always the same descriptor.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        (**self).fd()
+        None
     }
-    fn wants_writable(&self) -> bool {
-        (**self).wants_writable()
-    }
+
+    /// Whether the cable is in. Takes in what made [`Receiver::link_fd`] readable.
     fn link(&mut self) -> bool {
-        (**self).link()
+        true
     }
+
+    /// Readable when [`Receiver::link`] may have changed. Always the same descriptor.
     fn link_fd(&self) -> Option<BorrowedFd<'_>> {
-        (**self).link_fd()
+        None
     }
+
+    /// When [`Receiver::run_timers`] is to be called. May change with each other call.
     fn deadline(&self) -> Option<Time> {
-        (**self).deadline()
+        None
     }
+
+    /// Does what is due. Afterwards there may be frames to receive.
     fn run_timers(&mut self, now: Time) {
-        (**self).run_timers(now);
+        let _ = now;
     }
-    fn counters(&self) -> Counters {
-        (**self).counters()
+
+    /// As [`Sender::is_gone`]. One half may notice before the other one does.
+    fn is_gone(&self) -> bool {
+        false
     }
 }
 
@@ -136,8 +139,10 @@ pub struct Counters {
     pub tx_bytes: u64,
     /// Frames of the guest that the network did not take.
     pub tx_dropped: u64,
-    /// Frames handed to the NIC.
+    /// Frames handed to the NIC. A super-frame counts once.
     pub rx_frames: u64,
+    /// Frames handed to the NIC, a super-frame counted as what it is cut into.
+    pub rx_segments: u64,
     /// Bytes of `rx_frames`, without FCS.
     pub rx_bytes: u64,
     /// Frames from the network that were unusable.
@@ -150,17 +155,53 @@ pub struct Counters {
     pub delayed: u64,
 }
 
-impl Counters {
-    /// Counts a frame of `len` bytes that left as `segments` frames.
-    pub(crate) fn sent(&mut self, len: usize, segments: u64) {
-        self.tx_frames += 1;
-        self.tx_segments += segments;
-        self.tx_bytes += len as u64;
-    }
+/// Counts what passes. Each half of a backend counts its own way; anybody may read.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// What the guest sends.
+    pub tx: Way,
+    /// What the guest receives.
+    pub rx: Way,
+}
 
-    /// Counts a frame of `len` bytes received.
-    pub(crate) fn received(&mut self, len: usize) {
-        self.rx_frames += 1;
-        self.rx_bytes += len as u64;
+/// One way of a [`Meter`], on cache lines of its own: the two halves live on two threads. Only one of them counts here.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Way {
+    frames: Counter,
+    segments: Counter,
+    bytes: Counter,
+    pub(crate) dropped: Counter,
+    pub(crate) lost: Counter,
+    pub(crate) corrupted: Counter,
+    pub(crate) delayed: Counter,
+}
+
+impl Meter {
+    /// The values at this moment, each by itself.
+    pub fn counters(&self) -> Counters {
+        let Self { tx, rx } = self;
+        Counters {
+            tx_frames: tx.frames.get(),
+            tx_segments: tx.segments.get(),
+            tx_bytes: tx.bytes.get(),
+            tx_dropped: tx.dropped.get(),
+            rx_frames: rx.frames.get(),
+            rx_segments: rx.segments.get(),
+            rx_bytes: rx.bytes.get(),
+            rx_dropped: rx.dropped.get(),
+            lost: tx.lost.get() + rx.lost.get(),
+            corrupted: tx.corrupted.get() + rx.corrupted.get(),
+            delayed: tx.delayed.get() + rx.delayed.get(),
+        }
+    }
+}
+
+impl Way {
+    /// Counts a frame of `len` bytes that passed as `segments` frames.
+    pub fn passed(&self, len: usize, segments: u64) {
+        self.frames.add_alone(1);
+        self.segments.add_alone(segments);
+        self.bytes.add_alone(len as u64);
     }
 }

@@ -1,6 +1,7 @@
 //! Breaks a network on purpose, the same way each time.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use guest_mem::GuestSlice;
@@ -8,7 +9,7 @@ use nic_emu::Time;
 use nic_emu::common::frame::{ETH_HEADER, Features, Offload, RxFrame, RxMeta, TxBurst, TxFrame};
 use nic_emu::common::gso::Segments;
 
-use crate::backend::{Backend, Counters, RxBuf};
+use crate::backend::{Backend, Meter, Receiver, RxBuf, Sender};
 use crate::held::Held;
 
 /// Frames held back each way, as many as Linux' netem holds.
@@ -51,27 +52,34 @@ pub struct FaultOptions {
 /// A backend around another one, which loses, damages and delays frames.
 ///
 /// A super-frame is lost as a whole. If it is to be damaged it is cut up first, and one of its segments is hit. Frames
-/// to send wait in the guest's ring when too many are held back already; frames received are dropped then.
-pub struct Fault {
-    inner: Box<dyn Backend>,
-    name: String,
-    tx: Fate,
-    rx: Fate,
+/// to send wait in the guest's ring when too many are held back already; frames received are dropped then. Each way has
+/// a fate of its own, so the same frames meet the same one, on however many threads.
+pub struct Fault;
+
+struct FaultSender {
+    inner: Box<dyn Sender>,
+    fate: Fate,
     /// Due, and what the sender left to do.
-    out: Held<(Time, Offload)>,
-    /// Due, and what is known about it.
-    incoming: Held<(Time, RxMeta)>,
+    held: Held<(Time, Offload)>,
     /// The other backend did not take all that was due.
     retry_at: Option<Time>,
-    /// When the timers ran last.
-    ran_at: Time,
-    counters: Counters,
+    counters: Arc<Meter>,
     scratch: Vec<u8>,
 }
 
+struct FaultReceiver {
+    inner: Box<dyn Receiver>,
+    fate: Fate,
+    /// Due, and what is known about it.
+    held: Held<(Time, RxMeta)>,
+    /// When the timers ran last.
+    ran_at: Time,
+    counters: Arc<Meter>,
+}
+
 impl Fault {
-    /// Wraps `inner`.
-    pub fn new(inner: Box<dyn Backend>, options: FaultOptions) -> Self {
+    /// Wraps `inner`. Counters are those of the other backend, and the faults.
+    pub fn around(inner: Backend, options: FaultOptions) -> Backend {
         let fate = |struck: bool, seed| Fate {
             loss: if struck { options.loss } else { 0.0 },
             corrupt: if struck { options.corrupt } else { 0.0 },
@@ -82,55 +90,65 @@ impl Fault {
             },
             state: seed,
         };
-        Self {
-            name: format!("fault over {}", inner.name()),
-            inner,
-            tx: fate(options.direction != Direction::Rx, options.seed),
-            rx: fate(options.direction != Direction::Tx, !options.seed),
-            out: Held::new(HELD_FRAMES, HELD_BYTES),
-            incoming: Held::new(HELD_FRAMES, HELD_BYTES),
-            retry_at: None,
-            ran_at: Time::ZERO,
-            counters: Counters::default(),
-            scratch: Vec::new(),
+        Backend {
+            name: format!("fault over {}", inner.name),
+            tx: Box::new(FaultSender {
+                inner: inner.tx,
+                fate: fate(options.direction != Direction::Rx, options.seed),
+                held: Held::new(HELD_FRAMES, HELD_BYTES),
+                retry_at: None,
+                counters: inner.counters.clone(),
+                scratch: Vec::new(),
+            }),
+            rx: Box::new(FaultReceiver {
+                inner: inner.rx,
+                fate: fate(options.direction != Direction::Tx, !options.seed),
+                held: Held::new(HELD_FRAMES, HELD_BYTES),
+                ran_at: Time::ZERO,
+                counters: inner.counters.clone(),
+            }),
+            counters: inner.counters,
         }
     }
+}
 
+impl FaultSender {
     /// Keeps a frame of the guest for later; whether there was room.
     fn keep(&mut self, frame: &TxFrame<'_>, due: Time) -> bool {
-        self.out.push(frame.len(), (due, frame.offload), |to| {
+        self.held.push(frame.len(), (due, frame.offload), |to| {
             frame.copy_to(to);
         })
     }
 
-    /// As [`Fault::keep`], but damaged.
+    /// As [`FaultSender::keep`], but damaged.
     ///
     /// Checksums left to others would be made after the damage and hide it, so they are made here.
     fn keep_damaged(&mut self, frame: &TxFrame<'_>, due: Time) -> bool {
+        let dropped = &self.counters.tx.dropped;
         let Some(mut segments) = Segments::new(*frame) else {
-            self.counters.tx_dropped += 1;
+            dropped.add_alone(1);
             return true;
         };
         if segments.count() > HELD_FRAMES {
-            self.counters.tx_dropped += 1;
+            dropped.add_alone(1);
             return true;
         }
-        if segments.count() > self.out.room() {
+        if segments.count() > self.held.room() {
             return false;
         }
-        let hit = self.tx.below(segments.count());
+        let hit = self.fate.below(segments.count());
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(scratch.len().max(segments.max_len()), 0);
         let mut index = 0;
         while let Some(len) = segments.next_into(&mut scratch) {
             if index == hit {
-                self.tx.damage(&mut scratch[..len]);
+                self.fate.damage(&mut scratch[..len]);
             }
-            let kept = self.out.push(len, (due, Offload::default()), |to| {
+            let kept = self.held.push(len, (due, Offload::default()), |to| {
                 to.copy_from_slice(&scratch[..len]);
             });
             // Out of memory in the middle of a super-frame: the rest of it is lost.
-            self.counters.tx_dropped += u64::from(!kept);
+            dropped.add_alone(u64::from(!kept));
             index += 1;
         }
         self.scratch = scratch;
@@ -142,7 +160,7 @@ impl Fault {
         self.retry_at = None;
         loop {
             let mut burst = TxBurst::new();
-            for (bytes, (_, offload)) in self.out.iter().take_while(|(_, (due, _))| *due <= now) {
+            for (bytes, (_, offload)) in self.held.iter().take_while(|(_, (due, _))| *due <= now) {
                 let (head, body) = bytes.split_at(head_len(bytes.len(), offload));
                 if !burst.push_frame(head, &[GuestSlice::from_bytes(body)], *offload) {
                     break;
@@ -154,38 +172,42 @@ impl Fault {
             let wanted = burst.len();
             let taken = self.inner.send(&burst, now);
             drop(burst);
-            self.out.forget(taken);
+            self.held.forget(taken);
             if taken < wanted {
                 self.retry_at = Some(now + RETRY);
                 return;
             }
         }
     }
+}
 
+impl FaultReceiver {
     /// Takes what the other backend has received.
     fn take_in(&mut self, buf: &mut RxBuf, now: Time) {
+        let counters = &self.counters.rx;
         for _ in 0..INTAKE {
             let Some(frame) = self.inner.recv(buf, now) else {
                 return;
             };
             let RxFrame { data, mut meta } = frame;
-            if self.rx.strikes(self.rx.loss) {
-                self.counters.lost += 1;
+            if self.fate.strikes(self.fate.loss) {
+                counters.lost.add_alone(1);
                 continue;
             }
-            let damaged = self.rx.strikes(self.rx.corrupt);
+            let damaged = self.fate.strikes(self.fate.corrupt);
             meta.bad_fcs |= damaged;
-            let due = now + self.rx.delay;
-            let rx = &mut self.rx;
-            let kept = self.incoming.push(data.len(), (due, meta), |to| {
+            let due = now + self.fate.delay;
+            let fate = &mut self.fate;
+            let kept = self.held.push(data.len(), (due, meta), |to| {
                 to.copy_from_slice(data);
                 if damaged {
-                    rx.damage(to);
+                    fate.damage(to);
                 }
             });
-            self.counters.corrupted += u64::from(kept && damaged);
-            self.counters.delayed += u64::from(kept && !self.rx.delay.is_zero());
-            self.counters.rx_dropped += u64::from(!kept);
+            counters.corrupted.add_alone(u64::from(kept && damaged));
+            let delayed = kept && !self.fate.delay.is_zero();
+            counters.delayed.add_alone(u64::from(delayed));
+            counters.dropped.add_alone(u64::from(!kept));
         }
     }
 }
@@ -199,11 +221,7 @@ fn head_len(len: usize, offload: &Offload) -> usize {
     gso.max(csum).clamp(ETH_HEADER, HEAD_MAX).min(len)
 }
 
-impl Backend for Fault {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for FaultSender {
     fn features(&self) -> Features {
         self.inner.features()
     }
@@ -212,14 +230,14 @@ impl Backend for Fault {
         let mut taken = 0;
         for frame in burst.frames() {
             // A frame that has to wait in the ring meets its fate when it is sent again.
-            if self.out.room() == 0 {
+            if self.held.room() == 0 {
                 break;
             }
-            let due = now + self.tx.delay;
-            if self.tx.strikes(self.tx.loss) {
-                self.counters.lost += 1;
+            let due = now + self.fate.delay;
+            if self.fate.strikes(self.fate.loss) {
+                self.counters.tx.lost.add_alone(1);
             } else {
-                let damaged = self.tx.strikes(self.tx.corrupt);
+                let damaged = self.fate.strikes(self.fate.corrupt);
                 let kept = if damaged {
                     self.keep_damaged(&frame, due)
                 } else {
@@ -228,8 +246,10 @@ impl Backend for Fault {
                 if !kept {
                     break;
                 }
-                self.counters.corrupted += u64::from(damaged);
-                self.counters.delayed += u64::from(!self.tx.delay.is_zero());
+                let counters = &self.counters.tx;
+                counters.corrupted.add_alone(u64::from(damaged));
+                let delayed = !self.fate.delay.is_zero();
+                counters.delayed.add_alone(u64::from(delayed));
             }
             taken += 1;
         }
@@ -237,30 +257,40 @@ impl Backend for Fault {
         taken
     }
 
+    fn deadline(&self) -> Option<Time> {
+        let due = self.held.front().map(|(_, (due, _))| *due);
+        // What is overdue waits for another try.
+        let due = due.map(|due| self.retry_at.map_or(due, |at| at.max(due)));
+        [due, self.inner.deadline()].into_iter().flatten().min()
+    }
+
+    fn run_timers(&mut self, now: Time) {
+        self.inner.run_timers(now);
+        self.flush(now);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.inner.is_gone()
+    }
+}
+
+impl Receiver for FaultReceiver {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
-        if self.retry_at.is_some() {
-            // Something has happened at the other backend; perhaps it has room.
-            self.flush(now);
-        }
-        if self.incoming.front().is_none_or(|(_, (due, _))| *due > now) {
+        if self.held.front().is_none_or(|(_, (due, _))| *due > now) {
             self.take_in(buf, now);
         }
-        let (bytes, &(due, meta)) = self.incoming.front()?;
+        let (bytes, &(due, meta)) = self.held.front()?;
         if due > now {
             return None;
         }
         let data = &mut buf.frame()[..bytes.len()];
         data.copy_from_slice(bytes);
-        self.incoming.forget(1);
+        self.held.forget(1);
         Some(RxFrame { data, meta })
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.fd()
-    }
-
-    fn wants_writable(&self) -> bool {
-        self.inner.wants_writable()
     }
 
     fn link(&mut self) -> bool {
@@ -272,41 +302,25 @@ impl Backend for Fault {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let out = self.out.front().map(|(_, (due, _))| *due);
-        let incoming = self.incoming.front().map(|(_, (due, _))| *due);
-        [
-            // What is overdue waits for another try.
-            out.map(|due| self.retry_at.map_or(due, |at| at.max(due))),
-            // The NIC was told, but has no room.
-            incoming.map(|due| {
-                if due > self.ran_at {
-                    due
-                } else {
-                    self.ran_at + RETRY
-                }
-            }),
-            self.inner.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let due = self.held.front().map(|(_, (due, _))| *due);
+        // What is overdue: the NIC was told, but has no room.
+        let due = due.map(|due| {
+            if due > self.ran_at {
+                due
+            } else {
+                self.ran_at + RETRY
+            }
+        });
+        [due, self.inner.deadline()].into_iter().flatten().min()
     }
 
     fn run_timers(&mut self, now: Time) {
         self.ran_at = now;
         self.inner.run_timers(now);
-        self.flush(now);
     }
 
-    /// Those of the other backend, and the faults.
-    fn counters(&self) -> Counters {
-        let mut counters = self.inner.counters();
-        counters.tx_dropped += self.counters.tx_dropped;
-        counters.rx_dropped += self.counters.rx_dropped;
-        counters.lost += self.counters.lost;
-        counters.corrupted += self.counters.corrupted;
-        counters.delayed += self.counters.delayed;
-        counters
+    fn is_gone(&self) -> bool {
+        self.inner.is_gone()
     }
 }
 

@@ -1,15 +1,17 @@
 //! A cable with nobody on the other end.
 
+use std::sync::Arc;
+
 use nic_emu::Time;
 use nic_emu::common::frame::{Features, RxFrame, TxBurst};
 
-use crate::backend::{Backend, Counters, RxBuf};
+use crate::backend::{Backend, Meter, Receiver, RxBuf, Sender};
 use crate::vnet::segments;
 
 /// Takes every frame and never has one. The link is up.
 #[derive(Debug, Default)]
 pub struct Null {
-    counters: Counters,
+    counters: Arc<Meter>,
 }
 
 impl Null {
@@ -19,27 +21,35 @@ impl Null {
     }
 }
 
-impl Backend for Null {
-    fn name(&self) -> &str {
-        "null"
+impl From<Null> for Backend {
+    fn from(null: Null) -> Self {
+        Self {
+            name: "null".into(),
+            counters: null.counters.clone(),
+            tx: Box::new(null),
+            rx: Box::new(Silence),
+        }
     }
+}
 
+impl Sender for Null {
     fn features(&self) -> Features {
         Features::ALL
     }
 
     fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
         for frame in burst.frames() {
-            self.counters.sent(frame.len(), segments(&frame));
+            self.counters.tx.passed(frame.len(), segments(&frame));
         }
         burst.len()
     }
+}
 
+/// Never has a frame.
+struct Silence;
+
+impl Receiver for Silence {
     fn recv<'b>(&mut self, _buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
         None
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
     }
 }

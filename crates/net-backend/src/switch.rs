@@ -8,15 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{self, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use nic_emu::Time;
 use nic_emu::common::frame::{Features, RxCsum, RxFrame, RxMeta, TxBurst};
 use nic_emu::common::gso::Segments;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::backend::{Backend, Counters, RxBuf};
+use crate::backend::{Backend, Meter, Receiver, Room, RxBuf, Sender};
 
 /// Frames under way in one direction.
 const RING: usize = 512;
@@ -26,42 +25,85 @@ const BUFFER: usize = 2048;
 const LONGEST: usize = 16 * 1024;
 /// Frames received before the other side hears that there is room again.
 const BATCH: u32 = 32;
-/// When to try again though nobody has called: the bell is not heard by a NIC that cannot receive at the moment.
-const RETRY: Duration = Duration::from_millis(1);
 
-/// Both ends of a new cable. They may live on different threads; the link is up.
+/// Both ends of a new cable. All four halves may live on different threads; the link is up.
 ///
 /// # Errors
 ///
 /// If the process has no file descriptor left.
-pub fn pair() -> io::Result<(Port, Port)> {
-    let (to_b, from_a) = sync_channel(RING);
-    let (to_a, from_b) = sync_channel(RING);
-    let (back_to_a, empties_a) = sync_channel(RING);
-    let (back_to_b, empties_b) = sync_channel(RING);
-    let (bell_a, bell_b) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
-    let a = Port::new(to_b, empties_a, from_b, back_to_b, [&bell_a, &bell_b]);
-    let b = Port::new(to_a, empties_b, from_a, back_to_a, [&bell_b, &bell_a]);
-    Ok((a, b))
+pub fn pair() -> io::Result<(Backend, Backend)> {
+    let (a, b) = (Arc::<Meter>::default(), Arc::<Meter>::default());
+    let (a_to_b, b_from_a) = way(&a, &b)?;
+    let (b_to_a, a_from_b) = way(&b, &a)?;
+    let port = |tx, rx, counters| Backend {
+        name: "switch".into(),
+        tx: Box::new(tx),
+        rx: Box::new(rx),
+        counters,
+    };
+    Ok((port(a_to_b, a_from_b, a), port(b_to_a, b_from_a, b)))
 }
 
-/// One end of a cable.
-pub struct Port {
-    to_peer: SyncSender<Parcel>,
-    from_peer: Receiver<Parcel>,
-    /// Buffers that the peer has emptied.
-    empties: Receiver<Box<[u8]>>,
-    /// Where buffers go that we have emptied.
-    back: SyncSender<Box<[u8]>>,
+/// One direction of a cable.
+fn way(from: &Arc<Meter>, to: &Arc<Meter>) -> io::Result<(PortSender, PortReceiver)> {
+    let (parcels, incoming) = sync_channel(RING);
+    let (back, empties) = sync_channel(RING);
+    let (room, frames) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
+    // Whoever has not looked yet is to be called.
+    Bell::wait_for(&frames.awaited);
+    let sender = PortSender {
+        parcels,
+        empties,
+        free: Vec::with_capacity(RING),
+        made: 0,
+        room: room.clone(),
+        frames: frames.clone(),
+        counters: from.clone(),
+    };
+    let receiver = PortReceiver {
+        incoming,
+        back,
+        frames,
+        taken: 0,
+        counters: to.clone(),
+        room: LastRing(room),
+    };
+    Ok((sender, receiver))
+}
+
+/// Where frames go in.
+struct PortSender {
+    parcels: SyncSender<Parcel>,
+    /// Buffers that the receiver has emptied.
+    empties: mpsc::Receiver<Box<[u8]>>,
     free: Vec<Box<[u8]>>,
-    /// Buffers that we have made; never more than `RING`.
+    /// Buffers that were made; never more than `RING`.
     made: usize,
-    mine: Arc<Bell>,
-    peer: Arc<Bell>,
-    /// Frames received since we last looked whether the peer waits for room.
+    room: Arc<Bell>,
+    frames: Arc<Bell>,
+    counters: Arc<Meter>,
+}
+
+/// Where they come out.
+struct PortReceiver {
+    incoming: mpsc::Receiver<Parcel>,
+    /// Where emptied buffers go.
+    back: SyncSender<Box<[u8]>>,
+    frames: Arc<Bell>,
+    /// Frames received since we last looked whether the sender waits for room.
     taken: u32,
-    retry_at: Option<Time>,
-    counters: Counters,
+    counters: Arc<Meter>,
+    /// After the rings, so that a sender that waits finds nobody there any more.
+    room: LastRing,
+}
+
+/// Rings when its owner goes, for the last time.
+struct LastRing(Arc<Bell>);
+
+impl Drop for LastRing {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
 }
 
 /// A complete frame.
@@ -71,71 +113,46 @@ struct Parcel {
     csum: RxCsum,
 }
 
-/// How one port is woken.
+/// How one half is woken: it found nothing, and will not look before the bell rings.
 struct Bell {
     event: OwnedFd,
-    /// The port found nothing to receive and will not look before the bell rings.
-    idle: AtomicBool,
-    /// The port found no room to send.
-    starved: AtomicBool,
+    awaited: AtomicBool,
 }
 
 impl Bell {
     fn new() -> io::Result<Self> {
         Ok(Self {
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            idle: AtomicBool::new(true),
-            starved: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
         })
     }
 
-    /// Wakes the port, if `flag` says that it waits. What it waits for must have been done before.
-    fn ring_if(&self, flag: &AtomicBool) {
-        // The port sets its flag and then looks; we have acted and now look at the flag. One of us sees the other.
+    /// Wakes whoever waits. What it waits for must have been done before.
+    fn ring(&self) {
+        // It sets its flag and then looks; we have acted and now look at the flag. One of us sees the other.
         fence(Ordering::SeqCst);
-        if flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst) {
+        if self.awaited.load(Ordering::Relaxed) && self.awaited.swap(false, Ordering::SeqCst) {
             // Fails only if the counter is full, and then it is readable as well.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Says that the port waits. It has to look once more after this.
-    fn wait_for(flag: &AtomicBool) {
-        flag.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-    }
-
-    fn silence(&self) {
+    /// From now on the bell rings. Whoever waits for it has to look once more after this.
+    fn wait(&self) {
         // Nothing to read is fine: the bell may not have rung.
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        Self::wait_for(&self.awaited);
+    }
+
+    fn wait_for(awaited: &AtomicBool) {
+        awaited.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 }
 
-impl Port {
-    fn new(
-        to_peer: SyncSender<Parcel>,
-        empties: Receiver<Box<[u8]>>,
-        from_peer: Receiver<Parcel>,
-        back: SyncSender<Box<[u8]>>,
-        [mine, peer]: [&Arc<Bell>; 2],
-    ) -> Self {
-        Self {
-            to_peer,
-            from_peer,
-            empties,
-            back,
-            free: Vec::with_capacity(RING),
-            made: 0,
-            mine: mine.clone(),
-            peer: peer.clone(),
-            taken: 0,
-            retry_at: None,
-            counters: Counters::default(),
-        }
-    }
-
-    /// Whether `frames` more fit. If not, the bell will ring when the peer has taken some.
-    fn room(&mut self, frames: usize) -> bool {
+impl PortSender {
+    /// Whether `frames` more fit. If not, the bell will ring when the receiver has taken some.
+    fn has_room(&mut self, frames: usize) -> bool {
         let free = |port: &mut Self| {
             if port.free.len() < frames {
                 port.free.extend(port.empties.try_iter());
@@ -154,7 +171,7 @@ impl Port {
                 return true;
             }
         }
-        Bell::wait_for(&self.mine.starved);
+        self.room.wait();
         free(self)
     }
 
@@ -175,7 +192,7 @@ impl Port {
     fn put(&mut self, mut segments: Segments<'_>, csum: RxCsum) {
         let longest = segments.max_len();
         if longest > LONGEST {
-            self.counters.tx_dropped += 1;
+            self.counters.tx.dropped.add_alone(1);
             return;
         }
         let (mut bytes, mut frames) = (0, 0);
@@ -190,7 +207,7 @@ impl Port {
                 len,
                 csum,
             };
-            match self.to_peer.try_send(parcel) {
+            match self.parcels.try_send(parcel) {
                 Ok(()) => {
                     bytes += len;
                     frames += 1;
@@ -203,50 +220,28 @@ impl Port {
             }
         }
         if frames == 0 {
-            self.counters.tx_dropped += 1;
+            self.counters.tx.dropped.add_alone(1);
         } else {
-            self.counters.sent(bytes, frames);
+            self.counters.tx.passed(bytes, frames);
         }
-    }
-
-    fn take(&mut self) -> Option<Parcel> {
-        if let Ok(parcel) = self.from_peer.try_recv() {
-            return Some(parcel);
-        }
-        self.call_sender();
-        self.mine.silence();
-        Bell::wait_for(&self.mine.idle);
-        self.from_peer.try_recv().ok()
-    }
-
-    /// Tells the peer that there is room, if it waits for that.
-    fn call_sender(&mut self) {
-        self.taken = 0;
-        self.peer.ring_if(&self.peer.starved);
     }
 }
 
-impl Backend for Port {
-    fn name(&self) -> &str {
-        "switch"
-    }
-
+impl Sender for PortSender {
     fn features(&self) -> Features {
         // The copy into the ring does it all.
         Features::ALL
     }
 
-    fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize {
-        self.retry_at = None;
+    fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
         let mut taken = 0;
         for frame in burst.frames() {
             let Some(segments) = Segments::new(frame) else {
-                self.counters.tx_dropped += 1;
+                self.counters.tx.dropped.add_alone(1);
                 taken += 1;
                 continue;
             };
-            if !self.room(segments.count().min(RING)) {
-                self.retry_at = Some(now + RETRY);
+            if !self.has_room(segments.count().min(RING)) {
                 break;
             }
             // What we have just computed need not be verified.
@@ -258,22 +253,45 @@ impl Backend for Port {
             taken += 1;
         }
         if taken > 0 {
-            self.peer.ring_if(&self.peer.idle);
+            self.frames.ring();
         }
         taken
     }
 
+    fn room(&self) -> Option<Room<'_>> {
+        Some(Room::Readable(self.room.event.as_fd()))
+    }
+}
+
+impl PortReceiver {
+    fn take(&mut self) -> Option<Parcel> {
+        if let Ok(parcel) = self.incoming.try_recv() {
+            return Some(parcel);
+        }
+        self.call_sender();
+        self.frames.wait();
+        self.incoming.try_recv().ok()
+    }
+
+    /// Tells the sender that there is room, if it waits for that.
+    fn call_sender(&mut self) {
+        self.taken = 0;
+        self.room.0.ring();
+    }
+}
+
+impl Receiver for PortReceiver {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
         let Parcel { bytes, len, csum } = self.take()?;
         let data = &mut buf.frame()[..len];
         data.copy_from_slice(&bytes[..len]);
-        // Fails only if the peer has gone, and its buffers with it.
+        // Fails only if the sender has gone, and its buffers with it.
         let _ = self.back.try_send(bytes);
         self.taken += 1;
         if self.taken == BATCH {
             self.call_sender();
         }
-        self.counters.received(len);
+        self.counters.rx.passed(len, 1);
         let meta = RxMeta {
             csum,
             ..RxMeta::default()
@@ -282,21 +300,7 @@ impl Backend for Port {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.mine.event.as_fd())
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        self.retry_at
-    }
-
-    fn run_timers(&mut self, now: Time) {
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-        }
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
+        Some(self.frames.event.as_fd())
     }
 }
 

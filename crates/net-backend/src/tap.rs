@@ -7,6 +7,8 @@ mod error;
 mod open;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nic_emu::Time;
 use nic_emu::common::frame::{ETH_HEADER, Features, RxFrame, TxBurst, TxFrame};
@@ -14,7 +16,7 @@ use nic_emu::common::gso::Segments;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::backend::{Backend, Counters, RxBuf};
+use crate::backend::{Backend, Meter, Receiver, Room, RxBuf, Sender};
 use crate::netlink::Carrier;
 use crate::sys;
 use crate::vnet::{self, VnetHdr, segments};
@@ -24,17 +26,35 @@ pub use open::TapOptions;
 
 /// A TAP that this process has attached to. It vanishes on drop, unless it was made persistent beforehand.
 pub struct Tap {
-    /// Closed once the interface was deleted: whatever still watched it would be told of an error for ever.
-    tun: Option<OwnedFd>,
     name: String,
     index: Option<u32>,
-    /// None if the interface is in a network namespace that we do not see.
-    carrier: Option<Carrier>,
-    counters: Counters,
-    /// The last write found no room.
-    blocked: bool,
+    tx: TapSender,
+    rx: TapReceiver,
+}
+
+/// What both halves of a TAP have.
+struct Shared {
+    tun: OwnedFd,
+    name: String,
+    /// The interface was deleted.
+    gone: AtomicBool,
+    counters: Arc<Meter>,
+}
+
+/// Writes to a TAP.
+struct TapSender {
+    tap: Arc<Shared>,
+    /// The same TAP. A descriptor can wait in one epoll for one thing only, and the receiver's does.
+    room: OwnedFd,
     /// Segments that the kernel cannot be asked to cut; empty until there is one.
     scratch: Vec<u8>,
+}
+
+/// Reads from a TAP.
+struct TapReceiver {
+    tap: Arc<Shared>,
+    /// None if the interface is in a network namespace that we do not see.
+    carrier: Option<Carrier>,
 }
 
 /// What became of one frame.
@@ -56,12 +76,42 @@ impl Tap {
     pub fn index(&self) -> Option<u32> {
         self.index
     }
+}
 
+impl From<Tap> for Backend {
+    fn from(tap: Tap) -> Self {
+        Self {
+            name: tap.name,
+            counters: tap.rx.tap.counters.clone(),
+            tx: Box::new(tap.tx),
+            rx: Box::new(tap.rx),
+        }
+    }
+}
+
+impl Shared {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    fn lose(&self, errno: Errno) {
+        if self.gone.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(
+            "TAP {} is gone ({errno}): its NIC has no link any more",
+            self.name
+        );
+    }
+}
+
+impl TapSender {
     fn write(&mut self, frame: &TxFrame<'_>) -> Sent {
         let covered = self.features().cover(&frame.offload);
-        let Some(tun) = &self.tun else {
+        if self.tap.is_gone() {
             return Sent::Refused(Errno::BADFD);
-        };
+        }
+        let tun = &self.tap.tun;
         if covered {
             let hdr = VnetHdr::of(frame.offload);
             return writev(tun.as_fd(), [hdr.as_bytes(), frame.head], frame.body);
@@ -88,22 +138,13 @@ impl Tap {
     }
 
     fn drop_frame(&mut self, errno: Errno) {
-        self.counters.tx_dropped += 1;
-        let dropped = self.counters.tx_dropped;
+        let dropped = &self.tap.counters.tx.dropped;
+        dropped.add_alone(1);
         // A guest can cause as many of these as it likes.
-        if dropped.is_power_of_two() {
-            tracing::debug!(tap = self.name, dropped, "frame not sent: {errno}");
+        if dropped.get().is_power_of_two() {
+            let dropped = dropped.get();
+            tracing::debug!(tap = self.tap.name, dropped, "frame not sent: {errno}");
         }
-    }
-
-    fn lose(&mut self, errno: Errno) {
-        if self.tun.take().is_none() {
-            return;
-        }
-        tracing::warn!(
-            "TAP {} is gone ({errno}): its NIC has no link any more",
-            self.name
-        );
     }
 }
 
@@ -119,11 +160,7 @@ fn writev(tun: BorrowedFd<'_>, head: [&[u8]; 2], body: &[guest_mem::GuestSlice<'
     }
 }
 
-impl Backend for Tap {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for TapSender {
     fn features(&self) -> Features {
         Features {
             csum: true,
@@ -135,19 +172,15 @@ impl Backend for Tap {
     }
 
     fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
-        self.blocked = false;
         for (index, frame) in burst.frames().enumerate() {
             match self.write(&frame) {
-                Sent::Yes => self.counters.sent(frame.len(), segments(&frame)),
-                Sent::Blocked => {
-                    self.blocked = true;
-                    return index;
-                }
+                Sent::Yes => self.tap.counters.tx.passed(frame.len(), segments(&frame)),
+                Sent::Blocked => return index,
                 Sent::Refused(errno) => {
                     // EIO: the interface is down.
                     self.drop_frame(errno);
                     if errno == Errno::BADFD {
-                        self.lose(errno);
+                        self.tap.lose(errno);
                     }
                 }
             }
@@ -155,14 +188,26 @@ impl Backend for Tap {
         burst.len()
     }
 
+    fn room(&self) -> Option<Room<'_>> {
+        Some(Room::Writable(self.room.as_fd()))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.tap.is_gone()
+    }
+}
+
+impl Receiver for TapReceiver {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
-        let tun = self.tun.as_ref()?;
+        if self.tap.is_gone() {
+            return None;
+        }
         let bytes = buf.with_header(vnet::LEN);
-        let len = match rustix::io::read(tun, &mut *bytes) {
+        let len = match rustix::io::read(&self.tap.tun, &mut *bytes) {
             Ok(len) => len,
             Err(Errno::AGAIN | Errno::INTR) => return None,
             Err(errno) => {
-                self.lose(errno);
+                self.tap.lose(errno);
                 return None;
             }
         };
@@ -171,10 +216,10 @@ impl Backend for Tap {
             .ok()
             .filter(|(_, data)| data.len() >= ETH_HEADER)
         else {
-            self.counters.rx_dropped += 1;
+            self.tap.counters.rx.dropped.add_alone(1);
             return None;
         };
-        self.counters.received(data.len());
+        self.tap.counters.rx.passed(data.len(), 1);
         Some(RxFrame {
             data,
             meta: hdr.meta(),
@@ -182,25 +227,20 @@ impl Backend for Tap {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.tun.as_ref().map(AsFd::as_fd)
-    }
-
-    fn wants_writable(&self) -> bool {
-        self.blocked
+        Some(self.tap.tun.as_fd())
     }
 
     fn link(&mut self) -> bool {
         let carrier = self.carrier.as_mut().is_none_or(Carrier::poll);
-        carrier && self.tun.is_some()
+        carrier && !self.tap.is_gone()
     }
 
     fn link_fd(&self) -> Option<BorrowedFd<'_>> {
-        let carrier = self.carrier.as_ref().filter(|_| self.tun.is_some())?;
-        Some(carrier.fd())
+        self.carrier.as_ref().map(Carrier::fd)
     }
 
-    fn counters(&self) -> Counters {
-        self.counters
+    fn is_gone(&self) -> bool {
+        self.tap.is_gone()
     }
 }
 

@@ -11,7 +11,7 @@ use nic_emu::common::frame::{Csum, Features, Gso, GsoKind, Offload, RxFrame, TxB
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 
-use crate::backend::{Backend, Counters, RxBuf};
+use crate::backend::{Backend, Receiver, RxBuf, Sender};
 
 pub(crate) const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 pub(crate) const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
@@ -140,7 +140,7 @@ pub(crate) fn burst(frames: &[(Vec<u8>, Offload)]) -> TxBurst<'_> {
 }
 
 /// Sends frames without requests, which must all be taken.
-pub(crate) fn send(backend: &mut dyn Backend, frames: &[Vec<u8>], now: Time) {
+pub(crate) fn send(backend: &mut dyn Sender, frames: &[Vec<u8>], now: Time) {
     let plain: Vec<_> = frames
         .iter()
         .map(|f| (f.clone(), Offload::default()))
@@ -151,7 +151,7 @@ pub(crate) fn send(backend: &mut dyn Backend, frames: &[Vec<u8>], now: Time) {
 }
 
 /// Receives all that is there now.
-pub(crate) fn drain(backend: &mut dyn Backend, now: Time) -> Vec<Vec<u8>> {
+pub(crate) fn drain(backend: &mut dyn Receiver, now: Time) -> Vec<Vec<u8>> {
     let mut buf = RxBuf::new();
     let mut frames = Vec::new();
     while let Some(frame) = backend.recv(&mut buf, now) {
@@ -184,21 +184,23 @@ pub(crate) struct Record {
 pub(crate) struct Recorder(Arc<Mutex<Record>>);
 
 impl Recorder {
-    pub(crate) fn boxed() -> (Box<dyn Backend>, Arc<Mutex<Record>>) {
+    pub(crate) fn backend() -> (Backend, Arc<Mutex<Record>>) {
         let record = Arc::new(Mutex::new(Record {
             sent: Vec::new(),
             store: VecDeque::new(),
             room: usize::MAX,
         }));
-        (Box::new(Self(record.clone())), record)
+        let backend = Backend {
+            name: "recorder".into(),
+            tx: Box::new(Self(record.clone())),
+            rx: Box::new(Self(record.clone())),
+            counters: Arc::default(),
+        };
+        (backend, record)
     }
 }
 
-impl Backend for Recorder {
-    fn name(&self) -> &str {
-        "recorder"
-    }
-
+impl Sender for Recorder {
     fn features(&self) -> Features {
         Features::ALL
     }
@@ -214,16 +216,14 @@ impl Backend for Recorder {
         }
         taken
     }
+}
 
+impl Receiver for Recorder {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
         let bytes = self.0.lock().unwrap().store.pop_front()?;
         let data = &mut buf.frame()[..bytes.len()];
         data.copy_from_slice(&bytes);
         Some(RxFrame::new(data))
-    }
-
-    fn counters(&self) -> Counters {
-        Counters::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::UsageError;
 /// Opens backends; remembers the switches that still wait for their other NIC.
 #[derive(Default)]
 pub(crate) struct Backends {
-    waiting: HashMap<String, switch::Port>,
+    waiting: HashMap<String, Backend>,
     joined: Vec<String>,
 }
 
@@ -21,11 +21,11 @@ impl Backends {
     /// # Errors
     ///
     /// One sentence for the operator: what, which, why, what to do.
-    pub(crate) fn open(&mut self, nic: &NicConfig) -> Result<Box<dyn Backend>> {
-        let mut backend: Box<dyn Backend> = match &nic.net {
-            Net::Null => Box::new(Null::new()),
-            Net::Switch(name) => Box::new(self.port(name)?),
-            Net::Tap(options) => Box::new(tap(options)?),
+    pub(crate) fn open(&mut self, nic: &NicConfig) -> Result<Backend> {
+        let mut backend = match &nic.net {
+            Net::Null => Null::new().into(),
+            Net::Switch(name) => self.port(name)?,
+            Net::Tap(options) => tap(options)?.into(),
         };
         if let Some(fault) = nic.fault {
             let config::Fault {
@@ -41,11 +41,11 @@ impl Backends {
                 seed,
                 direction: Direction::Both,
             };
-            backend = Box::new(Fault::new(backend, options));
+            backend = Fault::around(backend, options);
         }
         // Outermost: the capture shows what the guest sends and receives.
         if let Some(path) = &nic.pcap {
-            backend = Box::new(Pcap::new(backend, path)?);
+            backend = Pcap::around(backend, path)?;
         }
         Ok(backend)
     }
@@ -67,7 +67,7 @@ impl Backends {
         }
     }
 
-    fn port(&mut self, name: &str) -> Result<switch::Port> {
+    fn port(&mut self, name: &str) -> Result<Backend> {
         if let Some(port) = self.waiting.remove(name) {
             self.joined.push(name.to_owned());
             return Ok(port);

@@ -201,7 +201,9 @@ fn moves_under_traffic(shared: bool) {
             ..TapOptions::default()
         })
         .expect("a TAP");
+        let tap = Backend::from(tap);
         let fd = tap
+            .rx
             .fd()
             .expect("an open TAP")
             .try_clone_to_owned()

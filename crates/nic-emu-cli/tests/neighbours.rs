@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use net_backend::{Backend, Counters, Null, RxBuf};
+use net_backend::{Backend, Null, Sender};
 use nic_emu::Time;
-use nic_emu::common::frame::{RxFrame, TxBurst};
+use nic_emu::common::frame::TxBurst;
 use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
 use tempfile::TempDir;
 use vfio_user::{ListenOptions, Listener};
@@ -16,15 +16,9 @@ use vfio_user::{ListenOptions, Listener};
 /// A backend with a bug.
 struct Broken;
 
-impl Backend for Broken {
-    fn name(&self) -> &str {
-        "broken"
-    }
+impl Sender for Broken {
     fn send(&mut self, _: &TxBurst<'_>, _: Time) -> usize {
         0
-    }
-    fn recv<'b>(&mut self, _: &'b mut RxBuf, _: Time) -> Option<RxFrame<'b>> {
-        None
     }
     fn deadline(&self) -> Option<Time> {
         Some(Time(0))
@@ -32,14 +26,19 @@ impl Backend for Broken {
     fn run_timers(&mut self, _: Time) {
         panic!("on purpose");
     }
-    fn counters(&self) -> Counters {
-        Counters::default()
+}
+
+fn broken() -> Backend {
+    Backend {
+        name: "broken".into(),
+        tx: Box::new(Broken),
+        ..Null::new().into()
     }
 }
 
 /// Runs a shard with these NICs, named by their sockets, until the returned end is closed.
 fn run(
-    nics: Vec<(&Path, Box<dyn Backend>)>,
+    nics: Vec<(&Path, Backend)>,
     placement: Placement,
 ) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
     let (stop, ours) = UnixStream::pair().unwrap();
@@ -74,8 +73,7 @@ fn greet(path: &Path) -> Vec<u8> {
 fn a_panic_closes_one_nic(placement: Placement) {
     let dir = TempDir::new().unwrap();
     let (broken, sound) = (dir.path().join("broken"), dir.path().join("sound"));
-    let nics: Vec<(&Path, Box<dyn Backend>)> =
-        vec![(&broken, Box::new(Broken)), (&sound, Box::new(Null::new()))];
+    let nics: Vec<(&Path, Backend)> = vec![(&broken, self::broken()), (&sound, Null::new().into())];
     let (stop, shard) = run(nics, placement);
     assert!(!greet(&sound).is_empty());
     // The NIC's first turn follows its first event. The client sees the end of the connection.

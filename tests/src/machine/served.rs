@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 use guest_driver::regs::STATUS;
 use guest_driver::socket::Socket;
 use guest_driver::{Bus, Wire};
-use net_backend::{Backend, Counters, Port, RxBuf, switch};
+use net_backend::{Backend, Receiver, RxBuf, switch};
 use nic_emu::Time;
-use nic_emu::common::frame::{Features, Offload, RxCsum, RxFrame, TxBurst};
+use nic_emu::common::frame::{Offload, RxCsum, RxFrame, TxBurst};
 use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::{ListenOptions, Listener};
@@ -56,7 +56,7 @@ impl Daemon {
                 .expect("a socket to listen on");
             let (plug, cable) = cable().expect("an eventfd");
             let name = format!("nic{index}");
-            let nic = Nic::new(name, MacAddr(*mac), listener, Box::new(plug));
+            let nic = Nic::new(name, MacAddr(*mac), listener, plug);
             shard
                 .add(nic.placed(placement))
                 .expect("a NIC that can be watched");
@@ -97,7 +97,7 @@ impl Drop for Daemon {
 }
 
 /// A new cable: the end for the NIC and the end for the test.
-fn cable() -> io::Result<(Plug, Cable)> {
+fn cable() -> io::Result<(Backend, Cable)> {
     let (near, far) = switch::pair()?;
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let link = Arc::new(Link {
@@ -105,9 +105,13 @@ fn cable() -> io::Result<(Plug, Cable)> {
         bell,
         damage: Mutex::default(),
     });
-    let plug = Plug {
-        port: near,
-        link: Arc::clone(&link),
+    let plug = Backend {
+        name: "cable".into(),
+        rx: Box::new(Plug {
+            port: near.rx,
+            link: Arc::clone(&link),
+        }),
+        ..near
     };
     let cable = Cable {
         port: far,
@@ -132,20 +136,11 @@ impl Link {
 
 /// The NIC's end of a cable: a switch port whose link the test sets.
 struct Plug {
-    port: Port,
+    port: Box<dyn Receiver>,
     link: Arc<Link>,
 }
 
-impl Backend for Plug {
-    fn name(&self) -> &str {
-        "cable"
-    }
-    fn features(&self) -> Features {
-        self.port.features()
-    }
-    fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize {
-        self.port.send(burst, now)
-    }
+impl Receiver for Plug {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
         let mut frame = self.port.recv(buf, now)?;
         frame.meta.bad_fcs = self.link.damage().pop_front().unwrap_or_default();
@@ -154,9 +149,6 @@ impl Backend for Plug {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.port.fd()
     }
-    fn wants_writable(&self) -> bool {
-        self.port.wants_writable()
-    }
     fn link(&mut self) -> bool {
         let _ = rustix::io::read(&self.link.bell, &mut [0; 8]);
         self.link.up.load(Ordering::SeqCst)
@@ -164,20 +156,11 @@ impl Backend for Plug {
     fn link_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.link.bell.as_fd())
     }
-    fn deadline(&self) -> Option<Time> {
-        self.port.deadline()
-    }
-    fn run_timers(&mut self, now: Time) {
-        self.port.run_timers(now);
-    }
-    fn counters(&self) -> Counters {
-        self.port.counters()
-    }
 }
 
 /// The test's end of a cable.
 pub struct Cable {
-    port: Port,
+    port: Backend,
     link: Arc<Link>,
     buffer: RxBuf,
 }
@@ -190,7 +173,7 @@ impl Cable {
 
     /// The next frame that the device sent, and whether it was the device that made its L4 checksum.
     pub fn collect_summed(&mut self) -> Option<(Vec<u8>, bool)> {
-        let frame = self.port.recv(&mut self.buffer, Time(0))?;
+        let frame = self.port.rx.recv(&mut self.buffer, Time(0))?;
         Some((frame.data.to_vec(), frame.meta.csum == RxCsum::Valid))
     }
 
@@ -200,7 +183,7 @@ impl Cable {
         let head = frame.len().min(64);
         let rest = [guest_mem::GuestSlice::from_bytes(&frame[head..])];
         assert!(burst.push_frame(&frame[..head], &rest, Offload::default()));
-        while self.port.send(&burst, Time(0)) == 0 {
+        while self.port.tx.send(&burst, Time(0)) == 0 {
             std::thread::yield_now();
         }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Counters;
 use crate::testing::*;
 use std::net::Ipv4Addr;
 
@@ -15,27 +16,30 @@ fn frames(count: usize) -> Vec<Vec<u8>> {
 }
 
 fn sent_through(options: FaultOptions, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, Counters) {
-    let (inner, record) = Recorder::boxed();
-    let mut fault = Fault::new(inner, options);
-    send(&mut fault, frames, NOW);
+    let (inner, record) = Recorder::backend();
+    let mut fault = Fault::around(inner, options);
+    send(&mut *fault.tx, frames, NOW);
     let sent = std::mem::take(&mut record.lock().unwrap().sent);
-    (sent.into_iter().map(|(f, _)| f).collect(), fault.counters())
+    (
+        sent.into_iter().map(|(f, _)| f).collect(),
+        fault.counters.counters(),
+    )
 }
 
 fn received_through(options: FaultOptions, frames: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize, Counters) {
-    let (inner, record) = Recorder::boxed();
+    let (inner, record) = Recorder::backend();
     record.lock().unwrap().store.extend(frames.iter().cloned());
-    let mut fault = Fault::new(inner, options);
+    let mut fault = Fault::around(inner, options);
     let mut buf = RxBuf::new();
     let (mut got, mut bad) = (Vec::new(), 0);
     // A run of lost frames ends a call early; on a descriptor that stays readable, the next one goes on.
     for _ in 0..frames.len() {
-        while let Some(frame) = fault.recv(&mut buf, NOW) {
+        while let Some(frame) = fault.rx.recv(&mut buf, NOW) {
             bad += usize::from(frame.meta.bad_fcs);
             got.push(frame.data.to_vec());
         }
     }
-    (got, bad, fault.counters())
+    (got, bad, fault.counters.counters())
 }
 
 #[test]
@@ -121,14 +125,14 @@ fn damage_is_not_hidden_by_a_checksum_made_later() {
         ..FaultOptions::default()
     };
     for seed in 0..50 {
-        let (inner, record) = Recorder::boxed();
-        let mut fault = Fault::new(inner, FaultOptions { seed, ..options });
+        let (inner, record) = Recorder::backend();
+        let mut fault = Fault::around(inner, FaultOptions { seed, ..options });
         let complete = frames(1).remove(0);
         let requests = [
             tcp_super(1, 1000, &pattern(9500)),
             leave_udp_checksum(&complete),
         ];
-        assert_eq!(fault.send(&burst(&requests), NOW), 2);
+        assert_eq!(fault.tx.send(&burst(&requests), NOW), 2);
         let sent = std::mem::take(&mut record.lock().unwrap().sent);
         assert_eq!(sent.len(), 11);
         assert!(
@@ -144,16 +148,16 @@ fn damage_is_not_hidden_by_a_checksum_made_later() {
 
 fn tcp_reference(request: &(Vec<u8>, Offload)) -> Vec<Vec<u8>> {
     let (mut a, mut b) = crate::switch::pair().unwrap();
-    assert_eq!(a.send(&burst(std::slice::from_ref(request)), NOW), 1);
-    drain(&mut b, NOW)
+    assert_eq!(a.tx.send(&burst(std::slice::from_ref(request)), NOW), 1);
+    drain(&mut *b.rx, NOW)
 }
 
 #[test]
 fn delayed_frames_come_in_order_and_in_time() {
     let delay = Duration::from_millis(5);
-    let (inner, record) = Recorder::boxed();
+    let (inner, record) = Recorder::backend();
     record.lock().unwrap().store.extend(frames(3));
-    let mut fault = Fault::new(
+    let mut fault = Fault::around(
         inner,
         FaultOptions {
             delay,
@@ -161,28 +165,30 @@ fn delayed_frames_come_in_order_and_in_time() {
         },
     );
     let tso = tcp_super(1, 1000, &pattern(9500));
-    assert_eq!(fault.send(&burst(std::slice::from_ref(&tso)), NOW), 1);
-    assert_eq!(fault.deadline(), Some(NOW + delay));
-    assert!(drain(&mut fault, Time(NOW.0 + 10)).is_empty());
-    fault.run_timers(Time(NOW.0 + delay.as_nanos() as u64 - 1));
+    assert_eq!(fault.tx.send(&burst(std::slice::from_ref(&tso)), NOW), 1);
+    assert_eq!(fault.tx.deadline(), Some(NOW + delay));
+    assert!(drain(&mut *fault.rx, Time(NOW.0 + 10)).is_empty());
+    fault
+        .tx
+        .run_timers(Time(NOW.0 + delay.as_nanos() as u64 - 1));
     assert!(record.lock().unwrap().sent.is_empty());
-    fault.run_timers(NOW + delay);
+    fault.tx.run_timers(NOW + delay);
     assert_eq!(
         record.lock().unwrap().sent,
         [tso],
         "whole, its requests undone"
     );
 
-    let due = fault.deadline().unwrap();
+    let due = fault.rx.deadline().unwrap();
     assert_eq!(due, Time(NOW.0 + 10) + delay);
-    fault.run_timers(due);
+    fault.rx.run_timers(due);
     assert!(
-        fault.deadline().unwrap() > due,
+        fault.rx.deadline().unwrap() > due,
         "the NIC has been told; no busy loop until it has room"
     );
-    assert_eq!(drain(&mut fault, due), frames(3));
-    assert_eq!(fault.deadline(), None);
-    assert_eq!(fault.counters().delayed, 4);
+    assert_eq!(drain(&mut *fault.rx, due), frames(3));
+    assert_eq!(fault.rx.deadline(), None);
+    assert_eq!(fault.counters.counters().delayed, 4);
 }
 
 #[test]
@@ -191,39 +197,39 @@ fn what_is_held_back_is_bounded() {
         delay: Duration::from_secs(9),
         ..FaultOptions::default()
     };
-    let (inner, record) = Recorder::boxed();
-    let mut fault = Fault::new(inner, options);
+    let (inner, record) = Recorder::backend();
+    let mut fault = Fault::around(inner, options);
     let plain: Vec<_> = frames(32)
         .into_iter()
         .map(|f| (f, Offload::default()))
         .collect();
     let mut taken = 0;
     for _ in 0..40 {
-        taken += fault.send(&burst(&plain), NOW);
+        taken += fault.tx.send(&burst(&plain), NOW);
     }
     assert_eq!(taken, HELD_FRAMES);
     record.lock().unwrap().store.extend(frames(1500));
     for _ in 0..40 {
-        assert!(drain(&mut fault, NOW).is_empty());
+        assert!(drain(&mut *fault.rx, NOW).is_empty());
     }
-    assert_eq!(fault.counters().rx_dropped, 500);
-    fault.run_timers(NOW + options.delay);
+    assert_eq!(fault.counters.counters().rx_dropped, 500);
+    fault.tx.run_timers(NOW + options.delay);
     assert_eq!(record.lock().unwrap().sent.len(), HELD_FRAMES);
 }
 
 #[test]
 fn what_the_network_does_not_take_is_tried_again() {
-    let (inner, record) = Recorder::boxed();
+    let (inner, record) = Recorder::backend();
     record.lock().unwrap().room = 5;
-    let mut fault = Fault::new(inner, FaultOptions::default());
+    let mut fault = Fault::around(inner, FaultOptions::default());
     let frames = frames(8);
-    send(&mut fault, &frames, NOW);
+    send(&mut *fault.tx, &frames, NOW);
     assert_eq!(record.lock().unwrap().sent.len(), 5);
-    let at = fault.deadline().unwrap();
+    let at = fault.tx.deadline().unwrap();
     assert!(at > NOW);
     record.lock().unwrap().room = 9;
-    fault.run_timers(at);
+    fault.tx.run_timers(at);
     let sent = std::mem::take(&mut record.lock().unwrap().sent);
     assert_eq!(sent.into_iter().map(|(f, _)| f).collect::<Vec<_>>(), frames);
-    assert_eq!(fault.deadline(), None);
+    assert_eq!(fault.tx.deadline(), None);
 }

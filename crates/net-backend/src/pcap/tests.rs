@@ -27,23 +27,24 @@ fn parse(file: &[u8]) -> Vec<(u64, Vec<u8>)> {
 fn what_passes_is_written_down() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.pcap");
-    let (inner, record) = Recorder::boxed();
-    let mut pcap = Pcap::new(inner, &path).unwrap();
+    let (inner, record) = Recorder::backend();
+    let mut pcap = Pcap::around(inner, &path).unwrap();
     assert!(parse(&std::fs::read(&path).unwrap()).is_empty());
 
     let tso = tcp_super(1, 1448, &pattern(30_000));
     let small = (pattern(60), Offload::default());
     record.lock().unwrap().room = 2;
     let frames = [tso.clone(), small.clone(), small.clone()];
-    assert_eq!(pcap.send(&burst(&frames), Time(5)), 2);
+    assert_eq!(pcap.tx.send(&burst(&frames), Time(5)), 2);
     record.lock().unwrap().store.push_back(pattern(1514));
-    assert_eq!(drain(&mut pcap, Time(6)), [pattern(1514)]);
+    assert_eq!(drain(&mut *pcap.rx, Time(6)), [pattern(1514)]);
 
     // It is in the file within a second.
-    let due = pcap.deadline().unwrap();
+    let due = pcap.tx.deadline().unwrap();
     assert_eq!(due, Time(5) + FLUSH_AFTER);
-    pcap.run_timers(due);
-    assert_eq!(pcap.deadline(), None);
+    assert_eq!(pcap.rx.deadline(), Some(Time(6) + FLUSH_AFTER));
+    pcap.tx.run_timers(due);
+    assert_eq!(pcap.tx.deadline(), None);
     let records = parse(&std::fs::read(&path).unwrap());
     let bytes: Vec<_> = records.iter().map(|(_, bytes)| bytes.clone()).collect();
     // Only what was taken; super-frames whole.
@@ -53,37 +54,38 @@ fn what_passes_is_written_down() {
     assert!(now.as_secs().abs_diff(records[0].0 / 1_000_000_000) < 60);
 
     record.lock().unwrap().room = 9;
-    send(&mut pcap, &[pattern(99)], Time(7));
+    send(&mut *pcap.tx, &[pattern(99)], Time(7));
     drop(pcap);
     assert_eq!(parse(&std::fs::read(&path).unwrap()).len(), 4);
 }
 
 #[test]
 fn a_full_disk_ends_the_capture_and_not_the_traffic() {
-    let (inner, _) = Recorder::boxed();
+    let (inner, _) = Recorder::backend();
     let full = Path::new("/dev/full");
-    let error = Pcap::new(inner, full).map(drop).unwrap_err();
+    let error = Pcap::around(inner, full).map(drop).unwrap_err();
     assert!(error.to_string().contains("/dev/full"));
 
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.pcap");
-    let (inner, sent) = Recorder::boxed();
-    let mut pcap = Pcap::new(inner, &path).unwrap();
-    pcap.file = Some(BufWriter::new(
-        File::options().write(true).open(full).unwrap(),
-    ));
+    let (inner, sent) = Recorder::backend();
+    let file = File::options().write(true).open(full).unwrap();
+    let capture = Arc::new(Capture {
+        name: "full".into(),
+        file: Mutex::new(Some(BufWriter::new(file))),
+    });
+    let mut pcap = Pcap::into(inner, capture.clone());
     for _ in 0..300 {
-        send(&mut pcap, &[pattern(1514)], Time(1));
+        send(&mut *pcap.tx, &[pattern(1514)], Time(1));
     }
-    assert!(pcap.file.is_none());
-    assert_eq!(pcap.deadline(), None);
+    assert!(capture.file().is_none());
+    pcap.tx.run_timers(Time(1) + FLUSH_AFTER);
+    assert_eq!(pcap.tx.deadline(), None);
     assert_eq!(sent.lock().unwrap().sent.len(), 300);
 }
 
 #[test]
 fn a_bad_path_is_named() {
-    let (inner, _) = Recorder::boxed();
-    let error = Pcap::new(inner, Path::new("/nonexistent/x.pcap"))
+    let (inner, _) = Recorder::backend();
+    let error = Pcap::around(inner, Path::new("/nonexistent/x.pcap"))
         .map(drop)
         .unwrap_err();
     assert!(

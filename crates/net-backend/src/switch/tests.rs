@@ -2,6 +2,9 @@ use super::*;
 use crate::testing::*;
 use nic_emu::common::frame::Offload;
 use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use rustix::fd::BorrowedFd;
 
 const NOW: Time = Time(1);
 
@@ -12,24 +15,31 @@ fn frame(number: u32, len: usize) -> Vec<u8> {
     udp((MAC_A, addr(1)), (MAC_B, addr(2)), [1, 2], &payload)
 }
 
+fn room(port: &Backend) -> BorrowedFd<'_> {
+    match port.tx.room() {
+        Some(Room::Readable(fd)) => fd,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn frames_pass_both_ways_with_one_ring_of_the_bell() {
     let (mut a, mut b) = pair().unwrap();
-    assert!(drain(&mut a, NOW).is_empty() && drain(&mut b, NOW).is_empty());
-    assert!(!readable_within(b.fd().unwrap(), Duration::ZERO));
+    assert!(drain(&mut *a.rx, NOW).is_empty() && drain(&mut *b.rx, NOW).is_empty());
+    assert!(!readable_within(b.rx.fd().unwrap(), Duration::ZERO));
     let frames: Vec<_> = (0..40).map(|i| frame(i, i as usize * 30)).collect();
-    send(&mut a, &frames, NOW);
-    assert!(readable(b.fd().unwrap()));
+    send(&mut *a.tx, &frames, NOW);
+    assert!(readable(b.rx.fd().unwrap()));
     let mut count = [0; 8];
-    rustix::io::read(b.fd().unwrap(), &mut count).unwrap();
+    rustix::io::read(b.rx.fd().unwrap(), &mut count).unwrap();
     assert_eq!(u64::from_ne_bytes(count), 1, "one ring for two bursts");
-    assert_eq!(drain(&mut b, NOW), frames);
-    assert!(!readable_within(b.fd().unwrap(), Duration::ZERO));
-    send(&mut b, &frames[..1], NOW);
-    assert!(readable(a.fd().unwrap()));
-    assert_eq!(drain(&mut a, NOW), frames[..1]);
-    assert_eq!(b.counters().rx_frames, 40);
-    assert_eq!(a.counters().tx_segments, 40);
+    assert_eq!(drain(&mut *b.rx, NOW), frames);
+    assert!(!readable_within(b.rx.fd().unwrap(), Duration::ZERO));
+    send(&mut *b.tx, &frames[..1], NOW);
+    assert!(readable(a.rx.fd().unwrap()));
+    assert_eq!(drain(&mut *a.rx, NOW), frames[..1]);
+    assert_eq!(b.counters.counters().rx_frames, 40);
+    assert_eq!(a.counters.counters().tx_segments, 40);
 }
 
 #[test]
@@ -39,13 +49,13 @@ fn super_frames_are_cut_and_checksums_filled_in() {
     let tso = tcp_super(1000, 1448, &payload);
     let complete = frame(7, 100);
     let csum = leave_udp_checksum(&complete);
-    assert_eq!(a.send(&burst(&[tso, csum]), NOW), 2);
-    let mut frames = drain(&mut b, NOW);
+    assert_eq!(a.tx.send(&burst(&[tso, csum]), NOW), 2);
+    let mut frames = drain(&mut *b.rx, NOW);
     assert_eq!(frames.pop().unwrap(), complete);
     assert_eq!(frames.len(), 28);
     assert_eq!(tcp_payload(1000, &frames), payload);
-    assert_eq!(a.counters().tx_frames, 2);
-    assert_eq!(a.counters().tx_segments, 29);
+    assert_eq!(a.counters.counters().tx_frames, 2);
+    assert_eq!(a.counters.counters().tx_segments, 29);
 }
 
 #[test]
@@ -53,48 +63,70 @@ fn nonsense_requests_are_dropped_and_counted() {
     let (mut a, mut b) = pair().unwrap();
     let (mut frame, offload) = tcp_super(0, 100, &pattern(3000));
     frame[23] = 17;
-    assert_eq!(a.send(&burst(&[(frame, offload)]), NOW), 1);
-    assert_eq!(a.counters().tx_dropped, 1);
+    assert_eq!(a.tx.send(&burst(&[(frame, offload)]), NOW), 1);
+    assert_eq!(a.counters.counters().tx_dropped, 1);
     // More segments than the ring has places: bounded, and the sender goes on.
     let endless = tcp_super(0, 1, &pattern(5000));
-    assert_eq!(a.send(&burst(&[endless]), NOW), 1);
-    assert_eq!(drain(&mut b, NOW).len(), RING);
+    assert_eq!(a.tx.send(&burst(&[endless]), NOW), 1);
+    assert_eq!(drain(&mut *b.rx, NOW).len(), RING);
     // A segment that no NIC takes.
     let giant = tcp_super(0, 40_000, &pattern(50_000));
-    assert_eq!(a.send(&burst(&[giant]), NOW), 1);
-    assert_eq!(a.counters().tx_dropped, 2);
-    assert!(drain(&mut b, NOW).is_empty());
+    assert_eq!(a.tx.send(&burst(&[giant]), NOW), 1);
+    assert_eq!(a.counters.counters().tx_dropped, 2);
+    assert!(drain(&mut *b.rx, NOW).is_empty());
 }
 
 #[test]
 fn a_full_ring_leaves_frames_with_the_sender_and_calls_it_back() {
     let (mut a, mut b) = pair().unwrap();
-    assert!(drain(&mut a, NOW).is_empty());
+    assert!(drain(&mut *a.rx, NOW).is_empty());
     let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
-    send(&mut a, &frames, NOW);
+    send(&mut *a.tx, &frames, NOW);
     let late = [(frame(9999, 10), Offload::default())];
-    assert_eq!(a.send(&burst(&late), NOW), 0);
-    assert_eq!(a.deadline(), Some(NOW + RETRY));
-    assert!(!readable_within(a.fd().unwrap(), Duration::ZERO));
-    assert_eq!(drain(&mut b, NOW).len(), RING);
-    assert!(readable(a.fd().unwrap()), "called back");
-    assert!(drain(&mut a, NOW).is_empty());
-    assert_eq!(a.send(&burst(&late), NOW), 1);
-    assert_eq!(a.deadline(), None);
-    assert_eq!(a.counters().tx_dropped, 0);
-    assert!(a.made <= RING && b.made == 0);
+    assert_eq!(a.tx.send(&burst(&late), NOW), 0);
+    assert!(!readable_within(room(&a), Duration::ZERO));
+    assert_eq!(drain(&mut *b.rx, NOW).len(), RING);
+    assert!(readable(room(&a)), "called back");
+    assert!(!readable_within(a.rx.fd().unwrap(), Duration::ZERO));
+    assert_eq!(a.tx.send(&burst(&late), NOW), 1);
+    assert_eq!(a.counters.counters().tx_dropped, 0);
+}
+
+#[test]
+fn buffers_are_used_again() {
+    let meter = Arc::default();
+    let (mut sender, mut receiver) = way(&meter, &meter).unwrap();
+    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    for _ in 0..3 {
+        send(&mut sender, &frames, NOW);
+        assert_eq!(drain(&mut receiver, NOW).len(), RING);
+        assert_eq!(sender.made, RING);
+    }
+}
+
+#[test]
+fn whoever_waits_for_room_hears_when_the_peer_goes() {
+    let (mut a, b) = pair().unwrap();
+    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    send(&mut *a.tx, &frames, NOW);
+    let late = [(frame(9999, 10), Offload::default())];
+    assert_eq!(a.tx.send(&burst(&late), NOW), 0);
+    assert!(!readable_within(room(&a), Duration::ZERO));
+    drop(b);
+    assert!(readable(room(&a)), "called back");
+    assert_eq!(a.tx.send(&burst(&late), NOW), 1);
 }
 
 #[test]
 fn a_port_without_a_peer_drops() {
     let (mut a, b) = pair().unwrap();
     let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
-    send(&mut a, &frames, NOW);
+    send(&mut *a.tx, &frames, NOW);
     drop(b);
-    send(&mut a, &frames, NOW);
-    send(&mut a, &frames, NOW);
-    assert_eq!(a.counters().tx_dropped, 2 * RING as u64);
-    assert!(drain(&mut a, NOW).is_empty());
+    send(&mut *a.tx, &frames, NOW);
+    send(&mut *a.tx, &frames, NOW);
+    assert_eq!(a.counters.counters().tx_dropped, 2 * RING as u64);
+    assert!(drain(&mut *a.rx, NOW).is_empty());
 }
 
 /// Two threads, each waiting only for its own descriptor: neither a frame nor a wake-up may get lost.
@@ -110,10 +142,9 @@ fn nothing_is_lost_between_threads() {
                 .collect();
             let mut burst_from = 0;
             while burst_from < batch.len() {
-                let taken = a.send(&burst(&batch[burst_from..]), NOW);
+                let taken = a.tx.send(&burst(&batch[burst_from..]), NOW);
                 if taken < batch.len() - burst_from {
-                    assert!(readable(a.fd().unwrap()), "not called back at {next}");
-                    assert!(drain(&mut a, NOW).is_empty());
+                    assert!(readable(room(&a)), "not called back at {next}");
                 }
                 burst_from += taken;
             }
@@ -124,11 +155,11 @@ fn nothing_is_lost_between_threads() {
     let mut expected = 0;
     let mut buf = RxBuf::new();
     while expected < COUNT {
-        assert!(readable(b.fd().unwrap()), "not woken at {expected}");
-        while let Some(got) = b.recv(&mut buf, NOW) {
+        assert!(readable(b.rx.fd().unwrap()), "not woken at {expected}");
+        while let Some(got) = b.rx.recv(&mut buf, NOW) {
             assert_eq!(got.data, frame(expected, (expected % 50) as usize));
             expected += 1;
         }
     }
-    assert_eq!(sender.join().unwrap().counters().tx_dropped, 0);
+    assert_eq!(sender.join().unwrap().counters.counters().tx_dropped, 0);
 }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Tap, TapError};
-use crate::backend::Counters;
+use super::{Shared, Tap, TapError, TapReceiver, TapSender};
 use crate::netlink::{Carrier, IpPrefix, Link, Requests};
 use crate::sys;
 use crate::vnet;
@@ -109,14 +110,24 @@ impl Tap {
                 None
             }
         };
+        let room = tun
+            .try_clone()
+            .map_err(os(&name, "duplicate its descriptor"))?;
+        let tap = Arc::new(Shared {
+            tun,
+            name: name.clone(),
+            gone: AtomicBool::new(false),
+            counters: Arc::default(),
+        });
         Ok(Self {
-            tun: Some(tun),
             name,
             index: link.map(|link| link.index),
-            carrier,
-            counters: Counters::default(),
-            blocked: false,
-            scratch: Vec::new(),
+            tx: TapSender {
+                tap: tap.clone(),
+                room,
+                scratch: Vec::new(),
+            },
+            rx: TapReceiver { tap, carrier },
         })
     }
 }

@@ -50,20 +50,20 @@ fn requests() -> Requests {
 fn expect(tap: &mut Tap, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut buf = RxBuf::new();
     loop {
-        while let Some(frame) = tap.recv(&mut buf, NOW) {
+        while let Some(frame) = tap.rx.recv(&mut buf, NOW) {
             if wanted(frame.data) {
                 assert!(!matches!(frame.meta.csum, RxCsum::Partial(_)) && frame.meta.gso.is_none());
                 return frame.data.to_vec();
             }
         }
-        assert!(readable(tap.fd().unwrap()), "no such frame");
+        assert!(readable(tap.rx.fd().unwrap()), "no such frame");
     }
 }
 
 /// Waits until the link is as wanted, by nothing but its descriptor.
 fn expect_link(tap: &mut Tap, up: bool) {
-    while tap.link() != up {
-        assert!(readable(tap.link_fd().unwrap()), "no news of the link");
+    while tap.rx.link() != up {
+        assert!(readable(tap.rx.link_fd().unwrap()), "no news of the link");
     }
 }
 
@@ -76,7 +76,7 @@ fn a_tap_is_made_brought_up_and_removed() {
             ..with_ip("tap%d")
         };
         let mut tap = Tap::create(&options).unwrap();
-        assert_eq!(tap.name(), "tap0");
+        assert_eq!(tap.ifname(), "tap0");
         let link = requests().link_by_name("tap0").unwrap();
         assert_eq!(Some(link.index), tap.index());
         assert!(link.is_up());
@@ -86,8 +86,8 @@ fn a_tap_is_made_brought_up_and_removed() {
                 .has_address(link.index, options.ip.unwrap())
                 .unwrap()
         );
-        assert!(tap.link());
-        assert!(tap.fd().is_some());
+        assert!(tap.rx.link());
+        assert!(tap.rx.fd().is_some());
         drop(tap);
         assert!(requests().link_by_name("tap0").is_err());
     });
@@ -120,26 +120,26 @@ fn the_link_follows_the_interface() {
         requests().set_down(index).unwrap();
         expect_link(&mut tap, false);
         let frame = udp((MAC_A, GUEST), (MAC_B, HOST), [1, 2], b"x");
-        send(&mut tap, &[frame], NOW);
-        assert_eq!(tap.counters().tx_dropped, 1);
-        assert_eq!(tap.counters().tx_frames, 0);
-        drain(&mut tap, NOW);
-        assert!(tap.fd().is_some(), "down is not gone");
+        send(&mut tap.tx, &[frame], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_dropped, 1);
+        assert_eq!(tap.rx.tap.counters.counters().tx_frames, 0);
+        drain(&mut tap.rx, NOW);
+        assert!(tap.rx.fd().is_some(), "down is not gone");
         requests().set_up(index).unwrap();
         expect_link(&mut tap, true);
         let frame = udp((MAC_A, GUEST), (MAC_B, HOST), [1, 2], b"x");
-        send(&mut tap, &[frame], NOW);
-        assert_eq!(tap.counters().tx_frames, 1);
+        send(&mut tap.tx, &[frame], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_frames, 1);
         requests().set_carrier(index, false).unwrap();
         expect_link(&mut tap, false);
         requests().set_carrier(index, true).unwrap();
         expect_link(&mut tap, true);
         // All is taken in: nothing keeps the descriptor readable.
         std::thread::sleep(Duration::from_millis(50));
-        tap.link();
+        tap.rx.link();
         requests().set_down(other.index().unwrap()).unwrap();
         assert!(!readable_within(
-            tap.link_fd().unwrap(),
+            tap.rx.link_fd().unwrap(),
             Duration::from_millis(50)
         ));
         expect_link(&mut other, false);
@@ -158,10 +158,10 @@ fn lost_news_are_asked_for_again() {
         }
         requests().set_down(index).unwrap();
         expect_link(&mut tap, false);
-        while readable_within(tap.link_fd().unwrap(), Duration::ZERO) {
-            tap.link();
+        while readable_within(tap.rx.link_fd().unwrap(), Duration::ZERO) {
+            tap.rx.link();
         }
-        assert!(!tap.link());
+        assert!(!tap.rx.link());
     });
 }
 
@@ -171,12 +171,12 @@ fn a_deleted_tap_is_noticed_and_silent() {
         let mut tap = Tap::create(&named("tap0")).unwrap();
         requests().delete_link(tap.index().unwrap()).unwrap();
         expect_link(&mut tap, false);
-        assert!(readable(tap.fd().unwrap()));
-        assert!(drain(&mut tap, NOW).is_empty());
-        assert!(tap.fd().is_none() && tap.link_fd().is_none());
-        send(&mut tap, &[pattern(60)], NOW);
-        assert_eq!(tap.counters().tx_dropped, 1);
-        assert!(!tap.link());
+        assert!(readable(tap.rx.fd().unwrap()));
+        assert!(drain(&mut tap.rx, NOW).is_empty());
+        assert!(tap.rx.is_gone() && tap.tx.is_gone());
+        send(&mut tap.tx, &[pattern(60)], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_dropped, 1);
+        assert!(!tap.rx.link());
     });
 }
 
@@ -184,7 +184,7 @@ fn a_deleted_tap_is_noticed_and_silent() {
 fn frames_go_both_ways() {
     in_netns(|| {
         let mut tap = Tap::create(&with_ip("tap0")).unwrap();
-        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_ref().unwrap().as_fd()).unwrap();
+        let mac: [u8; 6] = sys::tun_hwaddr(tap.rx.tap.tun.as_fd()).unwrap();
         let socket = UdpSocket::bind((HOST, 7000)).unwrap();
         socket.set_broadcast(true).unwrap();
         socket
@@ -201,7 +201,7 @@ fn frames_go_both_ways() {
         assert_eq!(frame[..6], [0xff; 6]);
         assert_eq!(frame[42..], payload);
         assert!(checksums_fit(&frame));
-        let seen = tap.counters();
+        let seen = tap.rx.tap.counters.counters();
         assert!(seen.rx_frames >= 1 && seen.rx_bytes >= 1514);
 
         // To the host: complete, and with its checksum left to do.
@@ -210,18 +210,18 @@ fn frames_go_both_ways() {
             (complete.clone(), Offload::default()),
             leave_udp_checksum(&complete),
         ];
-        assert_eq!(tap.send(&burst(&requests), NOW), 2);
+        assert_eq!(tap.tx.send(&burst(&requests), NOW), 2);
         let mut buf = [0; 2000];
         for _ in 0..2 {
             let (len, from) = socket.recv_from(&mut buf).unwrap();
             assert_eq!(buf[..len], payload);
             assert_eq!(from, (GUEST, 7001).into());
         }
-        assert_eq!(tap.counters().tx_frames, 2);
-        assert_eq!(tap.counters().tx_dropped, 0);
+        assert_eq!(tap.rx.tap.counters.counters().tx_frames, 2);
+        assert_eq!(tap.rx.tap.counters.counters().tx_dropped, 0);
         // Shorter than an Ethernet header: the kernel refuses it.
-        send(&mut tap, &[vec![0; 10]], NOW);
-        assert_eq!(tap.counters().tx_dropped, 1);
+        send(&mut tap.tx, &[vec![0; 10]], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_dropped, 1);
     });
 }
 
@@ -247,10 +247,10 @@ fn super_frames_come_out_of_a_bridge_in_complete_segments() {
         let mut segments = Vec::new();
         for _ in 0..500 {
             if segments.is_empty() {
-                assert_eq!(from.send(&burst(std::slice::from_ref(&request)), NOW), 1);
+                assert_eq!(from.tx.send(&burst(std::slice::from_ref(&request)), NOW), 1);
             }
             std::thread::sleep(Duration::from_millis(20));
-            segments.extend(drain(&mut to, NOW).into_iter().filter(|f| ours(f)));
+            segments.extend(drain(&mut to.rx, NOW).into_iter().filter(|f| ours(f)));
             if segments.len() >= 42 {
                 break;
             }
@@ -259,11 +259,17 @@ fn super_frames_come_out_of_a_bridge_in_complete_segments() {
         assert!(segments.len() >= 42, "{} came out", segments.len());
         segments.truncate(42);
         assert_eq!(tcp_payload(5000, &segments), payload);
-        assert_eq!(from.counters().tx_dropped, 0);
-        assert_eq!(from.counters().tx_segments, 42 * from.counters().tx_frames);
+        assert_eq!(from.rx.tap.counters.counters().tx_dropped, 0);
+        assert_eq!(
+            from.rx.tap.counters.counters().tx_segments,
+            42 * from.rx.tap.counters.counters().tx_frames
+        );
 
         let complete = udp((MAC_A, GUEST), (MAC_B, HOST), [1, 2], &pattern(999));
-        assert_eq!(from.send(&burst(&[leave_udp_checksum(&complete)]), NOW), 1);
+        assert_eq!(
+            from.tx.send(&burst(&[leave_udp_checksum(&complete)]), NOW),
+            1
+        );
         assert_eq!(expect(&mut to, ours), complete);
     });
 }
@@ -273,7 +279,7 @@ fn super_frames_come_out_of_a_bridge_in_complete_segments() {
 fn udp_super_frames_are_cut_here() {
     in_netns(|| {
         let mut tap = Tap::create(&with_ip("tap0")).unwrap();
-        let mac: [u8; 6] = sys::tun_hwaddr(tap.tun.as_ref().unwrap().as_fd()).unwrap();
+        let mac: [u8; 6] = sys::tun_hwaddr(tap.rx.tap.tun.as_fd()).unwrap();
         let socket = UdpSocket::bind((HOST, 7000)).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -286,13 +292,13 @@ fn udp_super_frames_are_cut_here() {
             hdr_len: 42,
             mss: 1000,
         });
-        assert_eq!(tap.send(&burst(&[(frame, offload)]), NOW), 1);
+        assert_eq!(tap.tx.send(&burst(&[(frame, offload)]), NOW), 1);
         let mut buf = [0; 3000];
         for want in payload.chunks(1000) {
             let len = socket.recv(&mut buf).unwrap();
             assert_eq!(&buf[..len], want);
         }
-        assert_eq!(tap.counters().tx_segments, 3);
+        assert_eq!(tap.rx.tap.counters.counters().tx_segments, 3);
     });
 }
 
@@ -356,7 +362,7 @@ fn an_inherited_tap_is_used() {
         let number = std::os::fd::AsRawFd::as_raw_fd(&outer);
         let fd = sys::inherit_fd(number).unwrap();
         let mut tap = Tap::from_fd(fd, &with_ip("")).unwrap();
-        assert_eq!(tap.name(), "tap0");
+        assert_eq!(tap.ifname(), "tap0");
         expect_link(&mut tap, true);
         let socket = UdpSocket::bind((HOST, 0)).unwrap();
         socket.set_broadcast(true).unwrap();
@@ -399,10 +405,10 @@ fn a_tap_of_another_namespace_works_without_its_carrier() {
             "{text}"
         );
         let mut tap = Tap::from_fd(fd, &TapOptions::default()).unwrap();
-        assert!(tap.link() && tap.link_fd().is_none() && tap.index().is_none());
+        assert!(tap.rx.link() && tap.rx.link_fd().is_none() && tap.index().is_none());
         // It was never brought up there.
-        send(&mut tap, &[pattern(60)], NOW);
-        assert_eq!(tap.counters().tx_dropped, 1);
+        send(&mut tap.tx, &[pattern(60)], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_dropped, 1);
     });
 }
 
@@ -421,8 +427,8 @@ fn a_tap_made_beforehand_needs_no_privilege() {
         requests().add_bridge("br0").unwrap();
         for name in ["tap0", "tap1", "tap2"] {
             let tap = Tap::create(&named("tap%d")).unwrap();
-            assert_eq!(tap.name(), name);
-            sys::tun_set_persist(tap.tun.as_ref().unwrap().as_fd(), true).unwrap();
+            assert_eq!(tap.ifname(), name);
+            sys::tun_set_persist(tap.rx.tap.tun.as_fd(), true).unwrap();
         }
         let options = TapOptions {
             bridge: Some("br0".into()),
@@ -434,9 +440,9 @@ fn a_tap_made_beforehand_needs_no_privilege() {
         requests().set_down(tap2).unwrap();
         let foreign = Tap::create(&named("tap3")).unwrap();
         // In a user namespace there is no second user.
-        let owned = sys::tun_set_owner(foreign.tun.as_ref().unwrap().as_fd(), 12345).is_ok();
+        let owned = sys::tun_set_owner(foreign.rx.tap.tun.as_fd(), 12345).is_ok();
         assert!(owned || std::env::var_os(IN_USER_NAMESPACE).is_some());
-        sys::tun_set_persist(foreign.tun.as_ref().unwrap().as_fd(), true).unwrap();
+        sys::tun_set_persist(foreign.rx.tap.tun.as_fd(), true).unwrap();
         drop(foreign);
         drop_capabilities();
 
@@ -444,11 +450,11 @@ fn a_tap_made_beforehand_needs_no_privilege() {
         let mut tap = Tap::create(&options).unwrap();
         expect_link(&mut tap, true);
         let frame = udp((MAC_A, GUEST), (MAC_B, HOST), [1, 2], b"x");
-        send(&mut tap, &[frame], NOW);
-        assert_eq!(tap.counters().tx_frames, 1);
+        send(&mut tap.tx, &[frame], NOW);
+        assert_eq!(tap.rx.tap.counters.counters().tx_frames, 1);
         // A TAP that is down stays so until somebody else changes it.
         let mut down = Tap::create(&named("tap2")).unwrap();
-        assert!(!down.link());
+        assert!(!down.rx.link());
         // What is new is not allowed, and the sentence says which command helps.
         assert_eq!(
             error(&with_ip("tap1")),

@@ -37,8 +37,10 @@ pub(crate) use waker::Waker;
 pub(crate) enum Source {
     /// One of the server's; the epoll data says which.
     Server(u64),
-    /// The backend's: frames, or room for more.
-    Backend,
+    /// The backend's: it has frames.
+    Frames,
+    /// The backend's: it has room again.
+    Room,
     /// The backend's link may have changed.
     Link,
     /// The queues, on another thread, have news for the control.
@@ -48,7 +50,8 @@ pub(crate) enum Source {
 }
 
 const TOKEN_BITS: u32 = 4;
-const TOKEN_BACKEND: u64 = 8;
+const TOKEN_FRAMES: u64 = 8;
+const TOKEN_ROOM: u64 = 12;
 const TOKEN_LINK: u64 = 9;
 const TOKEN_CONTROL: u64 = 10;
 const TOKEN_QUEUES: u64 = 11;
@@ -57,7 +60,8 @@ impl Source {
     /// Takes epoll data apart into the number of a NIC and its descriptor.
     pub(crate) fn of_token(data: u64) -> (usize, Self) {
         let source = match data & ((1 << TOKEN_BITS) - 1) {
-            TOKEN_BACKEND => Self::Backend,
+            TOKEN_FRAMES => Self::Frames,
+            TOKEN_ROOM => Self::Room,
             TOKEN_LINK => Self::Link,
             TOKEN_CONTROL => Self::ControlWaker,
             TOKEN_QUEUES => Self::QueuesWaker,
@@ -117,7 +121,12 @@ pub struct Report {
 impl Nic {
     /// A NIC with this address that listens on `listener` and exchanges frames with `backend`. Nothing happens
     /// before a shard takes it over.
-    pub fn new(name: String, mac: MacAddr, listener: Listener, backend: Box<dyn Backend>) -> Self {
+    pub fn new(
+        name: String,
+        mac: MacAddr,
+        listener: Listener,
+        backend: impl Into<Backend>,
+    ) -> Self {
         let (control, tx, rx) = e1000::new(&e1000::Config::new(mac.0));
         let server = Server::new(listener, Engine::device(&control));
         let (published, irqs) = (server.mem(), server.irqs());
@@ -131,7 +140,7 @@ impl Nic {
                 joint.clone(),
                 tx,
                 rx,
-                backend,
+                backend.into(),
                 published,
             ))),
             away: None,
@@ -202,7 +211,8 @@ impl Nic {
     ) -> io::Result<()> {
         match (source, &mut self.control, &mut self.queues) {
             (Source::Server(data), Some(control), _) => control.on_event(data, flags, now),
-            (Source::Backend, _, Some(queues)) => queues.on_backend(),
+            (Source::Frames, _, Some(queues)) => queues.on_frames(),
+            (Source::Room, _, Some(queues)) => queues.on_room(),
             (Source::Link, _, Some(queues)) => queues.on_link(),
             (Source::ControlWaker, ..) => self.joint.control.clear(),
             (Source::QueuesWaker, ..) => self.joint.queues.clear(),

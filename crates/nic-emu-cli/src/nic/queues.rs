@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use guest_mem::{GuestMem, Published, sigbus};
-use net_backend::{Backend, RxBuf};
+use net_backend::{Backend, Room, RxBuf};
 use nic_emu::Time;
 use nic_emu::common::frame::TxBurst;
 use nic_emu::e1000::Kick;
@@ -15,7 +15,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::asked::QueuesAnswer;
 use super::joint::{Joint, SavedQueues};
-use super::{TOKEN_BACKEND, TOKEN_LINK};
+use super::{TOKEN_FRAMES, TOKEN_LINK, TOKEN_ROOM};
 use crate::loopback;
 
 /// Bursts sent and frames received in one turn; who has more goes to the back of the list.
@@ -30,7 +30,7 @@ pub(crate) struct Queues {
     joint: Arc<Joint>,
     tx: TxQueue,
     rx: RxQueue,
-    backend: Box<dyn Backend>,
+    backend: Backend,
     published: Arc<Published<GuestMem>>,
     mem: Arc<GuestMem>,
     token: u64,
@@ -49,8 +49,10 @@ pub(crate) struct Queues {
     tx_blocked: bool,
     /// For frames that the NIC sends to itself; empty until it does.
     loopback: Vec<u8>,
-    /// What epoll watches the backend for; none if it is not registered.
-    watched: Option<EventFlags>,
+    /// Whether epoll watches the backend for frames.
+    frames_watched: bool,
+    /// Whether it watches for room in the backend.
+    room_watched: bool,
 }
 
 impl Queues {
@@ -58,7 +60,7 @@ impl Queues {
         joint: Arc<Joint>,
         tx: TxQueue,
         rx: RxQueue,
-        backend: Box<dyn Backend>,
+        backend: Backend,
         published: Arc<Published<GuestMem>>,
     ) -> Self {
         Self {
@@ -77,7 +79,8 @@ impl Queues {
             tx_ready: false,
             tx_blocked: false,
             loopback: Vec::new(),
-            watched: None,
+            frames_watched: false,
+            room_watched: false,
         }
     }
 
@@ -94,13 +97,14 @@ impl Queues {
     ) -> io::Result<()> {
         self.token = token;
         self.apart = apart;
-        self.watched = None;
+        (self.frames_watched, self.room_watched) = (false, false);
         self.load_memory();
-        if let Some(fd) = self.backend.link_fd() {
+        if let Some(fd) = self.backend.rx.link_fd() {
             let data = EventData::new_u64(token | TOKEN_LINK);
             epoll::add(epoll, fd, data, EventFlags::IN)?;
         }
-        self.joint.set_cable(self.backend.link());
+        let link = self.backend.rx.link();
+        self.joint.set_cable(link);
         // Whatever happened while nobody watched.
         self.tx_ready = true;
         self.rx_ready = true;
@@ -109,28 +113,31 @@ impl Queues {
 
     /// Takes the backend out of `epoll` again.
     pub(super) fn leave(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        if let Some(fd) = self.backend.link_fd() {
+        if let Some(fd) = self.backend.rx.link_fd() {
             epoll::delete(epoll, fd)?;
         }
-        if let (Some(_), Some(fd)) = (self.watched.take(), self.backend.fd()) {
-            epoll::delete(epoll, fd)?;
-        }
-        Ok(())
+        self.watch_frames(epoll, false)?;
+        self.watch_room(epoll, false)
     }
 
-    /// The backend has frames, or room for more.
-    pub(super) fn on_backend(&mut self) {
+    /// The backend has frames.
+    pub(super) fn on_frames(&mut self) {
         self.rx_ready = true;
+    }
+
+    /// The backend has room again.
+    pub(super) fn on_room(&mut self) {
+        self.tx_ready = true;
     }
 
     /// The backend's link may have changed.
     pub(super) fn on_link(&mut self) {
-        let link = self.backend.link();
+        let link = self.backend.rx.link();
         self.joint.set_cable(link);
         tracing::info!(
             nic = self.joint.name,
             "link of {} is {}",
-            self.backend.name(),
+            self.backend.name,
             if link { "up" } else { "down" }
         );
     }
@@ -190,7 +197,8 @@ impl Queues {
         epoll: BorrowedFd<'_>,
     ) -> io::Result<bool> {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.backend.run_timers(now);
+            self.backend.tx.run_timers(now);
+            self.backend.rx.run_timers(now);
             self.rx_ready = true;
         }
         let kick = self.joint.take_kick();
@@ -216,21 +224,22 @@ impl Queues {
 
     /// When the backend needs a turn although nothing happens.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.backend.deadline()
+        let (tx, rx) = (self.backend.tx.deadline(), self.backend.rx.deadline());
+        tx.into_iter().chain(rx).min()
     }
 
     /// What nobody else knows.
     pub(super) fn answer(&self) -> QueuesAnswer {
         QueuesAnswer {
-            backend: self.backend.name().to_owned(),
-            counters: self.backend.counters(),
+            backend: self.backend.name.clone(),
+            counters: self.backend.counters.counters(),
             apart: self.apart,
         }
     }
 
     /// What the backend has counted.
     pub(super) fn counters(&self) -> net_backend::Counters {
-        self.backend.counters()
+        self.backend.counters.counters()
     }
 
     /// Sends what the ring holds; returns whether the budget ended it. After an interruption it goes on when the epoch
@@ -248,7 +257,7 @@ impl Queues {
             } else if offered == 0 {
                 0
             } else if self.joint.operator.is_plugged() {
-                self.backend.send(&burst, now)
+                self.backend.tx.send(&burst, now)
             } else {
                 self.joint.operator.lost.add(offered as u64);
                 offered
@@ -271,7 +280,7 @@ impl Queues {
         let plugged = self.joint.operator.is_plugged();
         self.rx.resume(&mem, now);
         while plugged && budget > 0 && self.rx_ready && self.rx.has_room() {
-            let Some(frame) = self.backend.recv(rx_buf, now) else {
+            let Some(frame) = self.backend.rx.recv(rx_buf, now) else {
                 self.rx_ready = false;
                 break;
             };
@@ -288,7 +297,7 @@ impl Queues {
         let enabled = self.rx.enabled() && self.joint.operator.is_plugged();
         if enabled && !self.rx_enabled {
             for _ in 0..BACKLOG {
-                if self.backend.recv(rx_buf, now).is_none() {
+                if self.backend.rx.recv(rx_buf, now).is_none() {
                     break;
                 }
                 self.joint.shared().counters.rx_disabled.add(1);
@@ -309,37 +318,57 @@ impl Queues {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        self.backend.tx.is_gone() || self.backend.rx.is_gone()
+    }
+
     /// Wakes up for the backend only if something would come of it: for frames if the guest receives and has buffers,
     /// for room if frames wait for it. A backend that cannot say when it has room has a deadline instead.
     fn watch_backend(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        let Some(fd) = self.backend.fd() else {
-            if self.watched.take().is_some() {
-                let link = self.backend.link();
-                self.joint.set_cable(link);
-            }
-            return Ok(());
-        };
+        let gone = self.is_gone();
+        if gone && self.joint.cable() {
+            self.joint.set_cable(false);
+        }
         let stalled = self.rx_ready && !self.rx.has_room();
-        let mut wanted = EventFlags::empty();
-        if self.rx_enabled && !stalled && !self.stopped {
-            wanted |= EventFlags::IN;
+        self.watch_frames(epoll, self.rx_enabled && !stalled && !self.stopped && !gone)?;
+        self.watch_room(epoll, self.tx_blocked && !self.stopped && !gone)
+    }
+
+    fn watch_frames(&mut self, epoll: BorrowedFd<'_>, watch: bool) -> io::Result<()> {
+        if let Some(fd) = self.backend.rx.fd()
+            && std::mem::replace(&mut self.frames_watched, watch) != watch
+        {
+            watch_fd(epoll, fd, self.token | TOKEN_FRAMES, EventFlags::IN, watch)?;
         }
-        if self.tx_blocked && self.backend.wants_writable() && !self.stopped {
-            wanted |= EventFlags::OUT;
-        }
-        if self.watched == Some(wanted) || (self.watched.is_none() && wanted.is_empty()) {
-            return Ok(());
-        }
-        let data = EventData::new_u64(self.token | TOKEN_BACKEND);
-        // Not watched at all when nothing is wanted: epoll reports errors and hang-ups of whatever it watches.
-        match (self.watched, wanted.is_empty()) {
-            (_, true) => epoll::delete(epoll, fd)?,
-            (None, false) => epoll::add(epoll, fd, data, wanted)?,
-            (Some(_), false) => epoll::modify(epoll, fd, data, wanted)?,
-        }
-        self.watched = (!wanted.is_empty()).then_some(wanted);
         Ok(())
     }
+
+    fn watch_room(&mut self, epoll: BorrowedFd<'_>, watch: bool) -> io::Result<()> {
+        let (fd, flags) = match self.backend.tx.room() {
+            None => return Ok(()),
+            Some(Room::Readable(fd)) => (fd, EventFlags::IN),
+            Some(Room::Writable(fd)) => (fd, EventFlags::OUT),
+        };
+        if std::mem::replace(&mut self.room_watched, watch) != watch {
+            watch_fd(epoll, fd, self.token | TOKEN_ROOM, flags, watch)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a descriptor to `epoll`, or removes it: epoll reports errors and hang-ups of whatever it watches.
+fn watch_fd(
+    epoll: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    data: u64,
+    flags: EventFlags,
+    watch: bool,
+) -> io::Result<()> {
+    match watch {
+        true => epoll::add(epoll, fd, EventData::new_u64(data), flags)?,
+        false => epoll::delete(epoll, fd)?,
+    }
+    Ok(())
 }
 
 impl Drop for Queues {
