@@ -27,6 +27,17 @@ pub fn nic_emu_cli() -> Result<&'static Path> {
     })
 }
 
+/// A release build of the native benchmark, built now.
+///
+/// # Errors
+/// It does not build.
+pub fn nic_emu_bench() -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "nic-emu-bench"]);
+    build.stderr(Stdio::inherit());
+    executable(build, "nic-emu-bench")
+}
+
 /// The guest without an operating system, ready for [`nic_emu_lab::Lab::bare`]: the image that `NIC_EMU_BARE_GUEST`
 /// names, else built now, once per process.
 ///

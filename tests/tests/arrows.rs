@@ -17,6 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guest-driver", &["guest-mem", "nic-emu", "vfio-user"]),
     ("bare-guest", &["guest-driver"]),
     ("nic-emu-lab", &[]),
+    (
+        "nic-emu-bench",
+        &["guest-driver", "guest-mem", "net-backend", "nic-emu"],
+    ),
 ];
 
 #[test]

@@ -30,13 +30,7 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Measure.
     #[command(subcommand)]
-    Bench(Bench),
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// iperf3 both ways in a guest, against QEMU's own e1000 in the same rounds: needs root.
-    Vm(bench::Options),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -63,7 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
-        Command::Bench(Bench::Vm(options)) => bench::run(&options),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(code) => code,

@@ -103,11 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let report = report(&lab, options, &rounds)?;
     println!("{}", table(&report, &rounds));
-    if let Some(path) = &options.output {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("figures: {}", path.display());
-    }
+    super::save(&report, options.output.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 

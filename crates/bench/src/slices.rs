@@ -1,0 +1,253 @@
+//! Things measured in turns.
+//!
+//! Absolute figures belong to the moment: a virtual processor is moved, a neighbour wakes up. What holds still is the
+//! ratio of two things that ran within milliseconds of one another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::options::Plan;
+use crate::processors::{self, Usage};
+
+/// Beyond this share of stolen time a round tells more about the neighbours than about us.
+const STEAL_LIMIT: f64 = 5.0;
+
+/// Something to measure, in pieces of which each has a part that counts.
+pub trait Contender {
+    /// Makes everything ready. Not timed.
+    fn prepare(&mut self);
+    /// Does the work; returns how many frames that were.
+    fn run(&mut self) -> u64;
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Measured {
+    /// Nanoseconds per frame: for each contender one value a round.
+    pub per_frame: Vec<Vec<f64>>,
+    /// Nanoseconds of a getppid, one value a round.
+    pub getppid: Vec<f64>,
+    /// Nanoseconds from one processor to another and back, one value a round; none with one processor.
+    pub ping_pong: Vec<f64>,
+    /// What the processors did in the rounds that count.
+    pub usage: Usage,
+    /// What of it was ours.
+    pub own: Duration,
+    /// Rounds that were run again because time was stolen.
+    pub repeated: usize,
+}
+
+impl Measured {
+    /// How often contender `ours` is as fast as `floor`, round by round.
+    #[must_use]
+    pub fn ratios(&self, ours: usize, floor: usize) -> Vec<f64> {
+        let [ours, floor] = [ours, floor].map(|index| &self.per_frame[index]);
+        floor
+            .iter()
+            .zip(ours)
+            .map(|(floor, ours)| floor / ours)
+            .collect()
+    }
+}
+
+/// Measures all of them in turns: each round a slice of each, every other round in the opposite order. A round in which
+/// too much time was stolen is run again, as long as that is so in fewer rounds than count.
+pub fn interleave(
+    plan: Plan,
+    background: &Background,
+    contenders: &mut [&mut dyn Contender],
+) -> Measured {
+    let mut measured = Measured {
+        per_frame: vec![Vec::new(); contenders.len()],
+        getppid: Vec::new(),
+        ping_pong: Vec::new(),
+        usage: Usage::default(),
+        own: Duration::ZERO,
+        repeated: 0,
+    };
+    for contender in &mut *contenders {
+        // Pages, caches, buffers that come into being when first used.
+        piece(*contender);
+    }
+    let mut round = 0;
+    while round < plan.rounds {
+        let (before, own) = (Usage::now(), processors::own_time());
+        let mut values = vec![0.0; contenders.len()];
+        let count = contenders.len();
+        for turn in 0..count {
+            let index = if round % 2 == 0 {
+                turn
+            } else {
+                count - 1 - turn
+            };
+            values[index] = slice(plan.slice, contenders[index]);
+        }
+        let mut usage = Usage::default();
+        usage.add(before, Usage::now());
+        if usage.steal_percent() > STEAL_LIMIT && measured.repeated < plan.rounds {
+            measured.repeated += 1;
+            continue;
+        }
+        measured.usage.add(before, Usage::now());
+        measured.own += processors::own_time().saturating_sub(own);
+        for (row, value) in measured.per_frame.iter_mut().zip(values) {
+            row.push(value);
+        }
+        measured.getppid.push(background.getppid());
+        measured.ping_pong.extend(background.ping_pong());
+        round += 1;
+    }
+    measured
+}
+
+/// Pieces until the timed parts of them come to `least`; nanoseconds per frame.
+fn slice(least: Duration, contender: &mut dyn Contender) -> f64 {
+    let (mut time, mut frames) = (Duration::ZERO, 0);
+    while time < least {
+        let (took, count) = piece(contender);
+        time += took;
+        frames += count;
+    }
+    time.as_nanos() as f64 / frames.max(1) as f64
+}
+
+fn piece(contender: &mut dyn Contender) -> (Duration, u64) {
+    contender.prepare();
+    let start = Instant::now();
+    let frames = contender.run();
+    (start.elapsed(), frames)
+}
+
+/// What says how fast the machine is at the moment: a system call, and a word passed between two processors.
+pub struct Background {
+    /// The partner: where it plays, and what makes it play so many rounds.
+    partner: Option<(Arc<AtomicU64>, Sender<u64>)>,
+}
+
+impl Background {
+    const CALLS: u32 = 2000;
+    const TRIPS: u64 = 500;
+
+    /// With a partner on processor `other`, if there is one.
+    #[must_use]
+    pub fn new(other: Option<usize>) -> Self {
+        let partner = other.map(|cpu| {
+            let (start, started) = channel::<u64>();
+            let word = Arc::new(AtomicU64::new(0));
+            let ball = word.clone();
+            // Ends when the sender is dropped.
+            std::thread::spawn(move || {
+                let _ = processors::stay_on(cpu);
+                while let Ok(from) = started.recv() {
+                    for trip in 0..=Self::TRIPS {
+                        wait_for(&ball, from + 2 * trip + 1);
+                        ball.store(from + 2 * trip + 2, Ordering::Release);
+                    }
+                }
+            });
+            (word, start)
+        });
+        Self { partner }
+    }
+
+    fn getppid(&self) -> f64 {
+        let start = Instant::now();
+        for _ in 0..Self::CALLS {
+            std::hint::black_box(rustix::process::getppid());
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(Self::CALLS)
+    }
+
+    fn ping_pong(&self) -> Option<f64> {
+        let (word, start) = self.partner.as_ref()?;
+        let from = word.load(Ordering::Acquire);
+        start.send(from).ok()?;
+        let trip = |trip| {
+            word.store(from + 2 * trip + 1, Ordering::Release);
+            wait_for(word, from + 2 * trip + 2);
+        };
+        // The first one wakes the partner.
+        trip(0);
+        let started = Instant::now();
+        (1..=Self::TRIPS).for_each(trip);
+        Some(started.elapsed().as_nanos() as f64 / Self::TRIPS as f64)
+    }
+}
+
+/// Waits for a value, and lets others run if it takes long.
+fn wait_for(word: &AtomicU64, value: u64) {
+    let mut tries = 0u32;
+    while word.load(Ordering::Acquire) != value {
+        tries += 1;
+        match tries.is_multiple_of(10_000) {
+            true => std::thread::yield_now(),
+            false => std::hint::spin_loop(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a time of its own for each frame.
+    struct Sleeper {
+        prepared: u64,
+        ran: u64,
+    }
+
+    impl Contender for Sleeper {
+        fn prepare(&mut self) {
+            self.prepared += 1;
+        }
+        fn run(&mut self) -> u64 {
+            assert_eq!(self.prepared, self.ran + 1, "each piece is prepared once");
+            self.ran += 1;
+            std::thread::sleep(Duration::from_micros(200));
+            100
+        }
+    }
+
+    #[test]
+    fn each_round_has_a_slice_of_each() {
+        let plan = Plan {
+            slice: Duration::from_millis(1),
+            rounds: 4,
+        };
+        let mut sleepers = [0, 1].map(|_| Sleeper {
+            prepared: 0,
+            ran: 0,
+        });
+        let [a, b] = &mut sleepers;
+        let measured = interleave(plan, &Background::new(None), &mut [a, b]);
+        assert_eq!(measured.per_frame.len(), 2);
+        assert!(measured.per_frame.iter().all(|row| row.len() == 4));
+        // Nobody sleeps for less than was asked for.
+        assert!(measured.per_frame.iter().flatten().all(|&ns| ns >= 2000.0));
+        assert_eq!(measured.ratios(0, 1).len(), 4);
+        assert_eq!(measured.getppid.len(), 4);
+        assert!(measured.ping_pong.is_empty());
+    }
+
+    #[test]
+    fn the_ratio_is_how_fast_ours_is_beside_the_floor() {
+        let measured = Measured {
+            per_frame: vec![vec![200.0, 100.0], vec![100.0, 80.0]],
+            getppid: Vec::new(),
+            ping_pong: Vec::new(),
+            usage: Usage::default(),
+            own: Duration::ZERO,
+            repeated: 0,
+        };
+        assert_eq!(measured.ratios(0, 1), [0.5, 0.8]);
+    }
+
+    #[test]
+    fn a_word_goes_to_another_thread_and_back_as_often_as_asked() {
+        let background = Background::new(Some(0));
+        assert!(background.ping_pong().is_some_and(|ns| ns > 0.0));
+        assert!(background.ping_pong().is_some_and(|ns| ns > 0.0));
+    }
+}
