@@ -57,8 +57,8 @@ impl Bench<'_> {
         let frame = packet::plain(ELSEWHERE, MAC, size, 1);
         let name = format!("engine.null.tx.{size}");
         if self.options.wants(&name) {
-            let mut null = Null::new();
-            let mut ours = Transmit::new(ring, &frame, Offload::None, &mut null)?;
+            let mut null = Backend::from(Null::new());
+            let mut ours = Transmit::new(ring, &frame, Offload::None, &mut *null.tx)?;
             let floor = &mut BareTransmit::new(ring, &frame);
             self.beside(&name, &mut ours, floor, BARE, 0.7);
         }
@@ -83,16 +83,19 @@ impl Bench<'_> {
         if self.options.wants(&tx) {
             let frame = packet::plain(ELSEWHERE, MAC, size, 1);
             let floor = &mut RawWrite::new(tap::descriptor(&tap)?, &frame, frames);
-            let mut ours = Transmit::new(ring, &frame, Offload::None, &mut tap)?;
+            let mut ours = Transmit::new(ring, &frame, Offload::None, &mut *tap.tx)?;
             self.beside(&tx, &mut ours, floor, "plain writes to the same TAP", 0.8);
         }
         if self.options.wants(&rx) {
             let feeder = Feeder::new(size)?;
             let floor = &mut RawRead::new(tap::descriptor(&tap)?, &feeder, frames);
-            let mut ours = Receive::new(ring, Source::Tap(&mut tap, &feeder))?;
+            let mut ours = Receive::new(ring, Source::Tap(&mut *tap.rx, &feeder))?;
             self.beside(&rx, &mut ours, floor, "plain reads of the same TAP", 0.8);
         }
-        anyhow::ensure!(tap.counters().tx_dropped == 0, "the TAP dropped frames");
+        anyhow::ensure!(
+            tap.counters.counters().tx_dropped == 0,
+            "the TAP dropped frames"
+        );
         Ok(())
     }
 

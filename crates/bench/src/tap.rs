@@ -50,7 +50,7 @@ fn unshare() -> rustix::io::Result<()> {
 /// # Errors
 ///
 /// We may not, or this machine has no TAPs.
-pub fn open(ifname: &str) -> Result<Tap> {
+pub fn open(ifname: &str) -> Result<Backend> {
     let options = TapOptions {
         ifname: ifname.to_owned(),
         ip: Some(IpPrefix {
@@ -59,7 +59,7 @@ pub fn open(ifname: &str) -> Result<Tap> {
         }),
         ..TapOptions::default()
     };
-    Ok(Tap::create(&options)?)
+    Ok(Tap::create(&options)?.into())
 }
 
 /// Its descriptor, for whoever reads and writes it without us.
@@ -67,8 +67,8 @@ pub fn open(ifname: &str) -> Result<Tap> {
 /// # Errors
 ///
 /// The process has none left.
-pub fn descriptor(tap: &Tap) -> Result<OwnedFd> {
-    let fd = tap.fd().context("the TAP is gone")?;
+pub fn descriptor(tap: &Backend) -> Result<OwnedFd> {
+    let fd = tap.rx.fd().context("the TAP is gone")?;
     Ok(fd.try_clone_to_owned()?)
 }
 

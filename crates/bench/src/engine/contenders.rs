@@ -3,7 +3,7 @@
 use std::io;
 
 use guest_driver::Offload;
-use net_backend::{Backend, Port, RxBuf, switch};
+use net_backend::{Backend, Receiver, RxBuf, Sender, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::RxFrame;
 use rustix::time::{ClockId, clock_gettime};
@@ -24,7 +24,7 @@ pub struct Transmit<'b> {
     packet: Vec<u8>,
     offload: Offload,
     posted: u64,
-    backend: &'b mut dyn Backend,
+    backend: &'b mut dyn Sender,
 }
 
 impl<'b> Transmit<'b> {
@@ -37,7 +37,7 @@ impl<'b> Transmit<'b> {
         ring: u32,
         packet: &[u8],
         offload: Offload,
-        backend: &'b mut dyn Backend,
+        backend: &'b mut dyn Sender,
     ) -> io::Result<Self> {
         Ok(Self {
             engine: Engine::new(ring)?,
@@ -72,7 +72,7 @@ pub enum Source<'b> {
     /// The same frame out of host memory, again and again, as from a backend that makes no copy.
     Memory(Vec<u8>),
     /// A TAP, whose queue is filled beforehand.
-    Tap(&'b mut dyn Backend, &'b Feeder),
+    Tap(&'b mut dyn Receiver, &'b Feeder),
 }
 
 /// Receives a ring full of frames.
@@ -134,7 +134,7 @@ impl Contender for Receive<'_> {
 pub struct Switched {
     from: Engine,
     to: Engine,
-    ports: (Port, Port),
+    ports: (Backend, Backend),
     buffer: RxBuf,
     packet: Vec<u8>,
     posted: u64,
@@ -170,14 +170,14 @@ impl Contender for Switched {
             tx, mem, shared, ..
         } = &mut self.from;
         let sent = transmit(tx, mem, shared, monotonic, |burst, now| {
-            near.send(burst, now)
+            near.tx.send(burst, now)
         });
         let Engine {
             rx, mem, shared, ..
         } = &mut self.to;
         let buffer = &mut self.buffer;
         let placed = receive(rx, mem, shared, monotonic, |deliver, now| {
-            far.recv(buffer, now).map(deliver).is_some()
+            far.rx.recv(buffer, now).map(deliver).is_some()
         });
         assert_eq!(
             (sent, placed),
