@@ -202,6 +202,19 @@ pub struct TapCounters {
     pub tx_dropped: u64,
 }
 
+impl TapCounters {
+    /// What has come after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets.saturating_sub(before.rx_packets),
+            rx_dropped: self.rx_dropped.saturating_sub(before.rx_dropped),
+            tx_packets: self.tx_packets.saturating_sub(before.tx_packets),
+            tx_dropped: self.tx_dropped.saturating_sub(before.tx_dropped),
+        }
+    }
+}
+
 /// Reads the counters of a TAP.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod counters;
+pub mod counts;
 pub mod daemon;
 pub mod guest;
 pub mod host;
@@ -13,6 +14,7 @@ pub mod iperf;
 pub mod latency;
 #[cfg(feature = "machine")]
 pub mod machine;
+pub mod packets;
 pub mod pair;
 pub mod pinger;
 pub mod reflector;

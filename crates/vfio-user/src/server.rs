@@ -17,6 +17,7 @@ use crate::event::{Event, Interest, Poller, Source};
 use crate::handler::Handler;
 use crate::irq::IrqTable;
 use crate::listener::Listener;
+use crate::messages::Messages;
 use crate::remote::DmaMessages;
 use crate::session::{Closed, Session};
 
@@ -91,6 +92,11 @@ impl Server {
     /// What DMA by message came to so far, over all clients.
     pub fn dma_messages(&self) -> DmaMessages {
         self.session.dma_messages()
+    }
+
+    /// What clients have asked for so far, negotiation apart.
+    pub fn messages(&self) -> Messages {
+        self.session.messages()
     }
 
     /// The memory that clients map of a BAR, if [the device says so](crate::DeviceBuilder::mappable); addresses are

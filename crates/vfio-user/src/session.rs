@@ -17,6 +17,7 @@ use crate::dma::{DmaTable, Memory};
 use crate::handler::{Handler, ResetKind};
 use crate::inbox::{Inbox, Message, Unframed};
 use crate::irq::{self, IrqTable};
+use crate::messages::Messages;
 use crate::migration::Machine;
 use crate::msix::MsixTable;
 use crate::outbox::Outbox;
@@ -94,6 +95,7 @@ pub(crate) struct State {
     pub(crate) wait: Option<u64>,
     negotiated: bool,
     epoch: u64,
+    messages: Messages,
 }
 
 impl Session {
@@ -127,6 +129,7 @@ impl Session {
                 share: ShareCheck::default(),
                 negotiated: false,
                 epoch: 0,
+                messages: Messages::default(),
             },
         }
     }
@@ -144,6 +147,11 @@ impl Session {
     /// What DMA by message came to so far, over all clients.
     pub fn dma_messages(&self) -> DmaMessages {
         self.state.remote.counters()
+    }
+
+    /// What clients have asked for so far.
+    pub fn messages(&self) -> Messages {
+        self.state.messages
     }
 
     /// The interrupts of whichever client is connected.
@@ -382,6 +390,7 @@ impl State {
             }
             return Ok(());
         }
+        self.messages.count(&header);
         if !matches!(header.command, command::DMA_MAP | command::DMA_UNMAP) {
             // Another thread's queue may be told to look by what follows.
             self.dma.publish();

@@ -8,6 +8,7 @@
 //!
 //! The guest's part is in [`reflector`](crate::reflector).
 
+mod flood;
 mod ledger;
 mod link;
 mod pace;
@@ -23,6 +24,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use nic_emu_lab::Netns;
 
+pub use flood::Flood;
 pub use link::{ETHERTYPE, FRAME};
 
 /// What is offered.

@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nic_emu_lab::{Error, Lab, Suite, Vm};
 use nic_emu_tests::counters::{self, ethtool_trouble, snmp_trouble};
+use nic_emu_tests::counts::{Parties, Reading};
 use nic_emu_tests::guest;
 use nic_emu_tests::iperf::Throughput;
+use nic_emu_tests::latency::{self, Load};
 use nic_emu_tests::pinger::{FRAGMENTED_SIZES, TWELVE_SIZES};
-use nic_emu_tests::{Direction, Host, HostOptions, soak};
+use nic_emu_tests::{Direction, Host, HostOptions, reflector, soak};
 
 use crate::stage::Stage;
 
@@ -92,6 +94,7 @@ pub(crate) fn checks(lab: &Lab, suite: Suite) -> Vec<Trial> {
             }
             Ok(format!("{times} times"))
         })
+        .check("reflects", reflects)
         .check("driver_reloaded", |set| {
             let times = if soak() { 50 } else { 1 };
             for _ in 0..times {
@@ -309,6 +312,63 @@ fn quiet(vm: &mut Vm) -> Result<counters::Counters> {
         before = now;
     }
     bail!("the guest's counters do not come to rest: {before}");
+}
+
+/// What latency is measured with: the guest's kernel sends every frame back by XDP, and every datagram by our program;
+/// and what that costs is counted by all parties.
+fn reflects(set: &mut Set) -> Result<String> {
+    // Fewer than wait anywhere on the way, whoever has the processors meanwhile.
+    const FRAMES: u64 = 200;
+    let load = Load::new(FRAMES as u32, 1);
+    let wire = set.host.wire(0);
+    let (host, own) = (wire.first().v4, wire.second().v4);
+    let echo = reflector::udp_echo(&mut set.vm, set.host.netns(), host, own)?;
+    let datagrams = latency::datagrams(set.host.netns(), echo, &load)?;
+    set.vm.ok("killall udp-echo")?;
+
+    let address = reflector::address(&mut set.vm, "eth0")?;
+    reflector::attach(&mut set.vm, "eth0")?;
+    let before = read_counts(set)?;
+    let frames = latency::frames(set.host.netns(), &wire.tap(), address, &load)?;
+    let counts = read_counts(set)?.since(&before);
+    reflector::detach(&mut set.vm, "eth0")?;
+    set.ping_few(0).context("after the reflector")?;
+
+    for trips in [&datagrams, &frames] {
+        let exact = (trips.sent, trips.received, trips.duplicates) == (FRAMES, FRAMES, 0);
+        ensure!(exact && trips.overlooked == 0, "{trips}");
+    }
+    // One frame at least has gone before, to find out whether any comes back; and the network may say something itself.
+    let least = FRAMES + 1;
+    let messages = counts.messages.context("no messages")?;
+    ensure!(
+        counts.frames.rx >= least && counts.frames.tx >= least,
+        "{counts:?}"
+    );
+    // The guest masks its interrupts and uncovers them at each, and tells of each frame; it may do so for several at once.
+    ensure!(
+        counts.interrupts > 0 && messages.interrupts > 0,
+        "{counts:?}"
+    );
+    ensure!(
+        messages.posted_writes > 0 && messages.reads > 0 && messages.total() >= counts.interrupts,
+        "{counts:?}"
+    );
+    Ok(format!(
+        "frames: {frames}; datagrams: {datagrams}; {} interrupts, {messages:?}",
+        counts.interrupts
+    ))
+}
+
+fn read_counts(set: &mut Set) -> Result<Reading> {
+    let daemon = &*set.host.daemon();
+    Parties {
+        vm: &mut set.vm,
+        ifname: "eth0",
+        daemon: Some((daemon, 0)),
+        trace: None,
+    }
+    .read()
 }
 
 /// TCP arrives whole both ways whatever the device leaves to the guest.

@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use nic_emu::common::stats::Counter;
-use vfio_user::{DmaMessages, Memory};
+use vfio_user::{DmaMessages, Memory, Messages};
 
 const CONTROL: u8 = 1 << 0;
 const QUEUES: u8 = 1 << 1;
@@ -19,6 +19,7 @@ pub(crate) struct ControlAnswer {
     pub(crate) connected: bool,
     pub(crate) memory: Memory,
     pub(crate) dma: DmaMessages,
+    pub(crate) messages: Messages,
 }
 
 /// What only the queues know.

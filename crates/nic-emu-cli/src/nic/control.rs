@@ -155,6 +155,7 @@ impl Control {
             connected: self.server.connected(),
             memory: self.server.memory(),
             dma: self.server.dma_messages(),
+            messages: self.server.messages(),
         }
     }
 

@@ -59,6 +59,10 @@ pub struct Hypervisor {
     pub memory: String,
     /// DMA by message: `reads`, `writes`, `refused`, `lost`.
     pub dma_messages: BTreeMap<String, u64>,
+    /// Messages of hypervisors: `reads` and `writes` for which a processor of the guest waits, `posted_writes` for which
+    /// none does, `set_irqs`, `others`.
+    #[serde(default)]
+    pub messages: BTreeMap<String, u64>,
 }
 
 /// The guest's link. It is up if the cable is in, the operator lets it, and the guest has the PHY and the MAC up.

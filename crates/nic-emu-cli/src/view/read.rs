@@ -45,6 +45,13 @@ impl View {
                     ("refused", control.dma.refused),
                     ("lost", control.dma.lost),
                 ]),
+                messages: named([
+                    ("reads", control.messages.reads),
+                    ("writes", control.messages.writes),
+                    ("posted_writes", control.messages.posted_writes),
+                    ("set_irqs", control.messages.set_irqs),
+                    ("others", control.messages.others),
+                ]),
             }),
             queues_apart: answers.queues.as_ref().map(|queues| queues.apart),
             stopped: joint.is_stopped(),

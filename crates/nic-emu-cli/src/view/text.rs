@@ -142,10 +142,15 @@ impl Display for Hypervisor {
             (true, "none") => write!(f, "connected, has shown no memory yet")?,
             (true, memory) => write!(f, "connected, memory {memory}")?,
         }
-        if self.dma_messages.values().any(|count| *count != 0) {
-            write!(f, "; DMA messages")?;
-            for (name, count) in &self.dma_messages {
-                write!(f, " {name}={count}")?;
+        for (kind, counts) in [
+            ("messages", &self.messages),
+            ("DMA messages", &self.dma_messages),
+        ] {
+            if counts.values().any(|count| *count != 0) {
+                write!(f, "; {kind}")?;
+                for (name, count) in counts {
+                    write!(f, " {name}={count}")?;
+                }
             }
         }
         Ok(())
