@@ -194,10 +194,14 @@ pub fn snmp_trouble(counters: &Counters) -> Counters {
 pub struct TapCounters {
     /// Frames that the NIC sent, a super-frame counted once.
     pub rx_packets: u64,
+    /// Their bytes, without FCS.
+    pub rx_bytes: u64,
     /// Frames of the NIC that were thrown away.
     pub rx_dropped: u64,
     /// Frames handed to the NIC, a super-frame counted once.
     pub tx_packets: u64,
+    /// Their bytes, without FCS.
+    pub tx_bytes: u64,
     /// Frames thrown away since the NIC's queue was full.
     pub tx_dropped: u64,
 }
@@ -231,8 +235,10 @@ pub fn tap(netns: &Netns, ifname: &str) -> Result<TapCounters> {
     };
     Ok(TapCounters {
         rx_packets: value("rx", "packets")?,
+        rx_bytes: value("rx", "bytes")?,
         rx_dropped: value("rx", "dropped")?,
         tx_packets: value("tx", "packets")?,
+        tx_bytes: value("tx", "bytes")?,
         tx_dropped: value("tx", "dropped")?,
     })
 }

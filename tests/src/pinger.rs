@@ -27,6 +27,12 @@ impl RoundTrips {
         self.0.len()
     }
 
+    /// Each of them, in the order in which they were made.
+    #[must_use]
+    pub fn all(&self) -> &[Duration] {
+        &self.0
+    }
+
     /// The shortest.
     #[must_use]
     pub fn min(&self) -> Duration {

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
 use nic_emu_tests::cli;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// This machine, in a few words each.
 pub(crate) fn describe() -> Value {
@@ -27,7 +29,96 @@ pub(crate) fn describe() -> Value {
         "virtual": cpuinfo.contains(" hypervisor "),
         "memory_mib": memory.unwrap_or_default() / 1024,
         "kernel": kernel.trim(),
+        "idle_driver": word("/sys/devices/system/cpu/cpuidle/current_driver"),
+        "idle_governor": word("/sys/devices/system/cpu/cpuidle/current_governor"),
+        "frequency_governor": word("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "mitigations": mitigations(),
     })
+}
+
+/// What a file says, `none` if there is no such file.
+fn word(path: &str) -> String {
+    fs::read_to_string(path).map_or("none".to_owned(), |text| text.trim().to_owned())
+}
+
+/// What the kernel does about the processor's vulnerabilities, those that it has.
+fn mitigations() -> Map<String, Value> {
+    let folder = fs::read_dir("/sys/devices/system/cpu/vulnerabilities");
+    let files = folder.into_iter().flatten().flatten();
+    files
+        .map(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            (name, word(&file.path().to_string_lossy()))
+        })
+        .filter(|(_, state)| state != "Not affected")
+        .map(|(name, state)| (name, state.into()))
+        .collect()
+}
+
+/// What is to be said of this machine's KVM before guests run on it; an error if there is none.
+pub(crate) fn kvm() -> Result<Option<String>> {
+    let open = fs::File::options().read(true).write(true).open("/dev/kvm");
+    open.context("no guest can run on KVM: /dev/kvm cannot be opened; `--accel tcg` needs none")?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    Ok(interprets(&cpuinfo).then(|| {
+        "this machine's /dev/kvm runs guests without the processor's help (neither `vmx` nor `svm` in /proc/cpuinfo): \
+         it interprets them, and its figures say nothing about KVM"
+            .to_owned()
+    }))
+}
+
+fn interprets(cpuinfo: &str) -> bool {
+    !cpuinfo
+        .split_whitespace()
+        .any(|word| word == "vmx" || word == "svm")
+}
+
+/// Today, UTC, as `2026-11-23`.
+pub(crate) fn today() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    date(now.unwrap_or_default().as_secs() / 86400)
+}
+
+/// The date of a day counted from 1970-01-01, in the Gregorian calendar.
+fn date(mut day: u64) -> String {
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", day + 1)
+}
+
+/// Processor time of a process so far, in seconds: all its threads, in the guest, in itself and in the kernel
+/// (proc(5), `/proc/PID/stat`).
+pub(crate) fn process_seconds(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let ticks = process_ticks(&stat).with_context(|| format!("{path} says {stat}"))?;
+    Ok(seconds(ticks))
+}
+
+fn process_ticks(stat: &str) -> Option<u64> {
+    // The name may have blanks and parentheses in it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut field = || fields.next()?.parse::<u64>().ok();
+    Some(field()? + field()?)
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// The commit that is checked out, with `-dirty` if files differ from it; `unknown` outside of a repository.
@@ -49,6 +140,7 @@ pub(crate) fn commit() -> String {
 pub(crate) struct CpuTime {
     total: u64,
     steal: u64,
+    idle: u64,
 }
 
 impl CpuTime {
@@ -67,6 +159,7 @@ impl CpuTime {
         Self {
             total: ticks.iter().take(8).sum(),
             steal: ticks.get(7).copied().unwrap_or_default(),
+            idle: ticks.iter().skip(3).take(2).sum(),
         }
     }
 
@@ -74,6 +167,12 @@ impl CpuTime {
     pub(crate) fn steal_percent_since(self, then: Self) -> f64 {
         let total = self.total.saturating_sub(then.total).max(1);
         self.steal.saturating_sub(then.steal) as f64 * 100.0 / total as f64
+    }
+
+    /// Processor seconds that were used on this machine since then, whoever used them.
+    pub(crate) fn busy_seconds_since(self, then: Self) -> f64 {
+        let busy = |time: Self| time.total - time.steal - time.idle;
+        seconds(busy(self).saturating_sub(busy(then)))
     }
 }
 
@@ -86,5 +185,38 @@ mod tests {
         let then = CpuTime::parse("cpu  100 0 100 800 0 0 0 0 7 0\ncpu0 1 1 1 1\n");
         let now = CpuTime::parse("cpu  150 0 100 840 0 0 0 10 9 0\n");
         assert!((now.steal_percent_since(then) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn busy_is_what_is_neither_idle_nor_stolen() {
+        let then = CpuTime::parse("cpu 100 0 100 800 50 0 0 0 7 0\n");
+        let now = CpuTime::parse("cpu 150 0 130 840 60 5 5 10 9 0\n");
+        let ticks = now.busy_seconds_since(then) * seconds(1).recip();
+        assert!((ticks - 90.0).abs() < 1e-6, "{ticks}");
+    }
+
+    #[test]
+    fn a_process_has_user_and_system_time() {
+        let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 300 40 7 8 20 0 1 0 9\n";
+        assert_eq!(process_ticks(stat), Some(340));
+        assert_eq!(process_ticks("12 (a) S 1"), None);
+        assert!(process_seconds(std::process::id()).unwrap() >= 0.0);
+    }
+
+    #[test]
+    fn days_have_dates() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(59), "1970-03-01");
+        assert_eq!(date(11_016), "2000-02-29");
+        assert_eq!(date(20_780), "2026-11-23");
+        assert_eq!(date(20_818), "2026-12-31");
+        assert_eq!(today().len(), 10);
+    }
+
+    #[test]
+    fn a_kvm_without_the_processors_help_interprets() {
+        assert!(interprets("flags : fpu sse\n"));
+        assert!(!interprets("flags : fpu svm sse\n"));
+        assert!(!interprets("flags : vmx\n"));
     }
 }

@@ -1,7 +1,8 @@
-//! The commands of the project: demo, test, fuzz, bench.
+//! The commands of the project: demo, test, fuzz, bench, evaluate.
 
 mod bench;
 mod demo;
+mod evaluate;
 mod fuzz;
 mod machine;
 mod report;
@@ -28,6 +29,8 @@ enum Command {
     Test(test::Options),
     /// Look for inputs that break something, guided by the code they reach: needs a C++ compiler.
     Fuzz(fuzz::Options),
+    /// Compare nic-emu with QEMU's NICs, in guests, and write a report: needs root, about half an hour.
+    Evaluate(evaluate::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Evaluate(options) => evaluate::run(&options),
         Command::Bench(bench) => bench::run(&bench),
     };
     match done {

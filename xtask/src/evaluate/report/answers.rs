@@ -1,0 +1,224 @@
+//! The thesis's two questions, answered from the figures. What is said follows from thresholds, not from hopes.
+
+use super::super::contestant::Contestant::{self, E1000, E1000e, NicEmu, NicEmuPoll, VirtioNet};
+use super::super::record::Load;
+use super::super::stats::{Standing, Summary};
+use super::tables::times;
+use super::{
+    Figures, Metric, load, low_latency, ping, receive, receive_cpu, send, send_cpu, shortest,
+};
+
+/// Throughput that nobody misses, as a ratio.
+const AS_FAST: f64 = 0.95;
+/// A round trip that nobody notices, as a ratio.
+const AS_PROMPT: f64 = 1.15;
+
+/// The first question.
+pub(super) fn impact(figures: Figures<'_>) -> String {
+    let title = "## How big is the impact of moving device emulation into userspace?";
+    let Some(pair) = Comparison::of(figures, NicEmu, E1000) else {
+        return format!("{title}\n\nNot answered: that takes runs of nic-emu and of QEMU's e1000.");
+    };
+    let polling = Comparison::of(figures, NicEmuPoll, E1000);
+    let mut text = format!("{title}\n\n**{}**", pair.impact());
+    if let Some(polling) = &polling {
+        text += &format!(
+            " With a daemon that stays awake for {} us after each event: {}",
+            figures.0.settings.busy_poll_us,
+            lowered(&polling.impact())
+        );
+    }
+    text += "\n\nThe same model of a NIC, in nic-emu's process and in QEMU's own, as ratios to QEMU's e1000:\n\n";
+    text += &ratios(figures, E1000, &[NicEmu, NicEmuPoll]);
+    text += "\n\n";
+    text += &sentences(&pair, "QEMU's e1000");
+    text
+}
+
+/// The second question.
+pub(super) fn viable(figures: Figures<'_>) -> String {
+    let title = "## Is an emulated e1000 viable instead of virtio?";
+    let Some(pair) = Comparison::of(figures, NicEmu, VirtioNet) else {
+        return format!("{title}\n\nNot answered: that takes runs of nic-emu and of virtio-net.");
+    };
+    let mut text = format!("{title}\n\n**{}**", pair.viability());
+    text += "\n\nAs ratios to virtio-net:\n\n";
+    text += &ratios(figures, VirtioNet, &[NicEmu, NicEmuPoll, E1000, E1000e]);
+    text += "\n\n";
+    text += &sentences(&pair, "virtio-net");
+    text += " The thesis found both e1000 six to thirteen times behind virtio-net, under KVM.";
+    if figures.0.settings.accel == "tcg" {
+        text += " Under TCG the distance is another one: what virtio-net saves are register accesses and segments, and the \
+                 guest's slow processor hides or magnifies either.";
+    }
+    text
+}
+
+/// One NIC against another.
+#[derive(Clone, Copy, Debug)]
+struct Comparison {
+    receive: Summary,
+    send: Summary,
+    /// Median round trip at the lowest rate; of pings if no rate was offered.
+    latency: Summary,
+    cpu: [Option<Summary>; 2],
+    /// Frames echoed at the highest rate.
+    overload: Option<Summary>,
+}
+
+impl Comparison {
+    fn of(figures: Figures<'_>, nic: Contestant, to: Contestant) -> Option<Self> {
+        let ratio = |metric: Metric| figures.ratio(nic, to, metric);
+        let highest = figures.0.settings.rates.last().copied();
+        Some(Self {
+            receive: ratio(receive)?,
+            send: ratio(send)?,
+            latency: ratio(low_latency).or_else(|| ratio(ping))?,
+            cpu: [ratio(receive_cpu), ratio(send_cpu)],
+            overload: figures.ratio(nic, to, |run| load(run, highest?).map(Load::echoed_kpps)),
+        })
+    }
+
+    /// The worse of the two directions.
+    fn throughput(&self) -> f64 {
+        self.receive.median.min(self.send.median)
+    }
+
+    fn impact(&self) -> String {
+        let (fast, prompt) = (
+            self.throughput() >= AS_FAST,
+            self.latency.median <= AS_PROMPT,
+        );
+        let (rx, tx, trip) = (self.receive.median, self.send.median, self.latency.median);
+        let figures = format!(
+            "RX {rx:.2}x, TX {tx:.2}x, and a lone frame's round trip takes {trip:.2}x as long."
+        );
+        match (fast, prompt) {
+            (true, true) => {
+                format!("No cost shows, neither in throughput nor in latency: {figures}")
+            }
+            (true, false) => format!("It costs no throughput, but latency: {figures}"),
+            (false, true) => format!("It costs throughput, but no latency: {figures}"),
+            (false, false) => format!("It costs throughput and latency: {figures}"),
+        }
+    }
+
+    fn viability(&self) -> String {
+        let worst = self.throughput();
+        let verdict = match (worst, self.latency.median) {
+            (AS_FAST.., ..=AS_PROMPT) => {
+                "Yes, as far as these figures reach: it is not behind in throughput or latency"
+            }
+            (AS_FAST.., _) => "For throughput yes, for latency it is behind",
+            (0.5.., _) => {
+                "Where the guest has no driver for virtio, yes; elsewhere it costs up to half of the throughput"
+            }
+            (0.2.., _) => {
+                "Only where the guest has no driver for virtio: it is several times slower"
+            }
+            _ => "No: it is more than five times slower",
+        };
+        format!(
+            "{verdict}: RX {:.2}x, TX {:.2}x, and a lone frame's round trip takes {:.2}x as long as with virtio-net.",
+            self.receive.median, self.send.median, self.latency.median
+        )
+    }
+}
+
+/// A table of ratios to one NIC.
+fn ratios(figures: Figures<'_>, to: Contestant, nics: &[Contestant]) -> String {
+    let nics: Vec<_> = nics.iter().filter(|&&nic| figures.has(nic)).collect();
+    let mut text = "| |".to_owned();
+    for nic in &nics {
+        text += &format!(" {nic} |");
+    }
+    text += &format!("\n|---|{}", "---|".repeat(nics.len()));
+    let rates = &figures.0.settings.rates;
+    let mut rows: Vec<(String, Metric)> = vec![
+        ("RX throughput".into(), receive),
+        ("TX throughput".into(), send),
+    ];
+    if let Some(rate) = rates.first() {
+        rows.push((format!("median round trip, {rate} frames/s"), low_latency));
+        rows.push((format!("shortest round trip, {rate} frames/s"), shortest));
+    }
+    rows.push(("median ping".into(), ping));
+    rows.push(("processor time per gigabyte, RX".into(), receive_cpu));
+    rows.push(("processor time per gigabyte, TX".into(), send_cpu));
+    let mut add = |name: &str, ratio: &dyn Fn(Contestant) -> Option<Summary>| {
+        if nics.iter().any(|&&nic| ratio(nic).is_some()) {
+            text += &format!("\n| {name} |");
+            for &&nic in &nics {
+                text += &format!(" {} |", times(ratio(nic)));
+            }
+        }
+    };
+    for &(ref name, metric) in &rows {
+        add(name, &|nic| figures.ratio(nic, to, metric));
+    }
+    for &rate in rates.iter().skip(1) {
+        let echoed = |nic| figures.ratio(nic, to, |run| load(run, rate).map(Load::echoed_kpps));
+        add(&format!("echoed of {rate} frames/s"), &echoed);
+    }
+    text
+}
+
+fn sentences(pair: &Comparison, to: &str) -> String {
+    let mut all = vec![
+        sentence("RX", pair.receive, "faster", "slower", to),
+        sentence("TX", pair.send, "faster", "slower", to),
+        sentence(
+            "a lone frame's round trip",
+            pair.latency,
+            "longer",
+            "shorter",
+            to,
+        ),
+    ];
+    for (direction, cpu) in ["RX", "TX"].into_iter().zip(pair.cpu) {
+        all.extend(cpu.map(|cpu| {
+            sentence(
+                &format!("a gigabyte of {direction}"),
+                cpu,
+                "dearer",
+                "cheaper",
+                to,
+            )
+        }));
+    }
+    all.extend(pair.overload.map(|overload| {
+        sentence(
+            "what is echoed under the highest load",
+            overload,
+            "more",
+            "less",
+            to,
+        )
+    }));
+    format!("Without polling: {}.", all.join("; "))
+}
+
+fn sentence(what: &str, ratio: Summary, above: &str, below: &str, to: &str) -> String {
+    let range = format!("{:.2} to {:.2}", ratio.min, ratio.max);
+    match ratio.standing() {
+        Standing::Above { surely: true } => {
+            format!("{what} is {above} than with {to} in every round ({range})")
+        }
+        Standing::Below { surely: true } => {
+            format!("{what} is {below} than with {to} in every round ({range})")
+        }
+        Standing::Above { surely: false } => {
+            format!("{what} is {above} in the median, not in every round ({range})")
+        }
+        Standing::Below { surely: false } => {
+            format!("{what} is {below} in the median, not in every round ({range})")
+        }
+        Standing::Level => format!("{what} is the same as with {to} ({range})"),
+    }
+}
+
+fn lowered(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_lowercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
+}

@@ -1,0 +1,312 @@
+//! The report: `README.md` with the answers, tables and pictures, all made from the stored figures.
+
+mod answers;
+mod goals;
+mod pictures;
+mod tables;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::contestant::Contestant;
+use super::record::{Evaluation, Load, Run, STEAL_LIMIT, Stream};
+use super::stats::Summary;
+
+/// The report's file.
+pub(crate) const INDEX: &str = "README.md";
+
+/// A figure of a run; `None` where it was not measured.
+type Metric = fn(&Run) -> Option<f64>;
+
+/// The stored figures, by NIC and metric.
+#[derive(Clone, Copy, Debug)]
+struct Figures<'a>(&'a Evaluation);
+
+impl Figures<'_> {
+    /// Over all rounds.
+    fn of(self, nic: Contestant, metric: impl Fn(&Run) -> Option<f64>) -> Option<Summary> {
+        Summary::of(self.0.of(nic).filter_map(metric))
+    }
+
+    /// One NIC's to another's, of the rounds in which both have run.
+    fn ratio(
+        self,
+        nic: Contestant,
+        to: Contestant,
+        metric: impl Fn(&Run) -> Option<f64>,
+    ) -> Option<Summary> {
+        let round = |round| {
+            let [over, under] = [nic, to].map(|nic| metric(self.0.run(nic, round)?));
+            Some(over? / under?)
+        };
+        Summary::of((0..self.0.settings.rounds).filter_map(round))
+    }
+
+    fn has(self, nic: Contestant) -> bool {
+        self.0.of(nic).next().is_some()
+    }
+}
+
+fn receive(run: &Run) -> Option<f64> {
+    Some(run.receive.mbit)
+}
+
+fn send(run: &Run) -> Option<f64> {
+    Some(run.send.mbit)
+}
+
+fn ping(run: &Run) -> Option<f64> {
+    Some(run.ping.p50)
+}
+
+/// The median round trip at the lowest rate.
+fn low_latency(run: &Run) -> Option<f64> {
+    run.loads.first().map(|load| load.trips.p50)
+}
+
+/// The shortest round trip at the lowest rate.
+fn shortest(run: &Run) -> Option<f64> {
+    run.loads.first().map(|load| load.trips.min)
+}
+
+/// The load at a rate.
+fn load(run: &Run, rate: u32) -> Option<&Load> {
+    run.loads.iter().find(|load| load.rate == rate)
+}
+
+/// Processor seconds of the whole machine for a gigabyte through the TAP.
+fn cpu(stream: &Stream) -> Option<f64> {
+    (stream.bytes > 0).then(|| stream.cpu.machine / gigabytes(stream))
+}
+
+fn gigabytes(stream: &Stream) -> f64 {
+    stream.bytes as f64 / 1e9
+}
+
+fn receive_cpu(run: &Run) -> Option<f64> {
+    cpu(&run.receive)
+}
+
+fn send_cpu(run: &Run) -> Option<f64> {
+    cpu(&run.send)
+}
+
+/// Writes the report and its pictures.
+pub(crate) fn write(evaluation: &Evaluation, folder: &Path) -> Result<()> {
+    ensure!(
+        !evaluation.runs.is_empty(),
+        "there is no run to report about"
+    );
+    let put = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    for (name, picture) in pictures::all(Figures(evaluation)) {
+        put(&name, &picture)?;
+    }
+    put(INDEX, &text(evaluation))
+}
+
+/// What is printed at the end.
+pub(crate) fn summary(evaluation: &Evaluation) -> String {
+    let figures = Figures(evaluation);
+    format!(
+        "\n{}\n{}",
+        tables::throughput(figures),
+        goals::table(figures)
+    )
+}
+
+fn text(evaluation: &Evaluation) -> String {
+    let figures = Figures(evaluation);
+    let settings = &evaluation.settings;
+    let mut sections = vec![
+        head(evaluation),
+        answers::impact(figures),
+        answers::viable(figures),
+        goals::section(figures),
+    ];
+    sections.push(format!(
+        "## Throughput\n\niperf3 over one TCP connection, {} s in each direction, payload.\n\n![iperf3 throughput]({})\n\n{}",
+        settings.seconds,
+        pictures::THROUGHPUT,
+        tables::throughput(figures)
+    ));
+    sections.push(latency_section(figures));
+    sections.push(format!(
+        "## Processor time\n\nWhat the whole machine spends on a gigabyte through the TAP during iperf3: QEMU (with the \
+         guest's own work), our daemon, and everything else (iperf3's other end, the host's kernel).\n\n\
+         ![processor time per gigabyte]({})\n\n{}",
+        pictures::CPU,
+        tables::cpu(figures)
+    ));
+    if let Some(table) = tables::events(figures) {
+        sections.push(format!(
+            "## What a frame costs\n\nInterrupts of the guest, accesses to the NIC's registers, and vfio-user messages, \
+             per frame that the guest's driver saw.\n\n![events per frame]({})\n\n{table}",
+            pictures::EVENTS
+        ));
+    }
+    if let Some(table) = tables::bare(figures) {
+        sections.push(format!(
+            "## Without an operating system\n\n`crates/bare-guest` polls its rings and does nothing else: what the NIC \
+             and its hypervisor can do. Frames of 60 bytes through the TAP.\n\n![frames per second]({})\n\n{table}",
+            pictures::BARE
+        ));
+    }
+    sections.push(conditions(evaluation));
+    sections.join("\n\n") + "\n"
+}
+
+fn head(evaluation: &Evaluation) -> String {
+    let settings = &evaluation.settings;
+    let environment = &evaluation.environment;
+    let mut text = format!(
+        "# Evaluation\n\nMade by `cargo xtask evaluate` on {} from commit {}; figures: [evaluation.json](evaluation.json). It repeats \
+         chapter 6 of the thesis that this project grew out of: a NIC model in a process of its own beside the NICs \
+         that QEMU has built in, on the same guest kernel and the same TAP. {} of {} rounds, each a fresh boot on every \
+         NIC, in changing order. **Figures are medians (lowest to highest round); ratios are of two runs of the same \
+         round.**",
+        environment.date,
+        environment.commit,
+        evaluation.complete_rounds(),
+        settings.rounds
+    );
+    if settings.rounds < 7 {
+        text += "\n\n**Fewer than seven rounds: take every figure here as a hint.**";
+    }
+    if settings.accel == "tcg" {
+        text += "\n\nThe guest runs under TCG, QEMU's translator, on one virtual processor: it is the guest that is slow. \
+                 NICs that make the guest do less work (virtio-net, and those with TSO and large receive buffers) gain \
+                 more here than what they save the host, and absolute figures say nothing about a server. There, \
+                 the same command with `--accel kvm` measures what this cannot.";
+    }
+    if let Some(kvm) = &environment.kvm {
+        text += &format!("\n\n**Under KVM, but {kvm}.**");
+    }
+    text
+}
+
+fn latency_section(figures: Figures<'_>) -> String {
+    let settings = &figures.0.settings;
+    let mut text = "## Latency\n\nFrames of 60 bytes, sent at a fixed rate whatever comes back, sent back by an XDP program \
+        in the guest's driver or, where that has none, in front of its IP stack (generic XDP_TX). Curves are shares of the \
+        frames that were *offered*: one that ends below 100 % has lost the rest."
+        .to_owned();
+    for &rate in &settings.rates {
+        if figures.0.runs.iter().any(|run| load(run, rate).is_some()) {
+            text += &format!(
+                "\n\n![latency at {rate} frames a second]({})",
+                pictures::latency_name(rate)
+            );
+        }
+    }
+    if let Some(table) = tables::latency(figures) {
+        text += &format!("\n\n{table}");
+    }
+    text += &format!(
+        "\n\nOne echo at a time, no other load:\n\n{}",
+        tables::echoes(figures)
+    );
+    if figures.has(Contestant::E1000) {
+        text += "\n\nQEMU's e1000 lets at least 128 us pass from one interrupt to the next, whatever the driver has asked \
+                 for; nic-emu's keeps to the driver's registers (Linux asks for 50 us at its shortest). A lone frame \
+                 that comes after a pause is not delayed by either. When frames come closer than 128 us, QEMU's e1000 \
+                 takes several of them with each interrupt: that makes their round trips longer and the guest's work \
+                 less, and under overload it is the guest's work that decides how many are echoed.";
+    }
+    if let Some(table) = tables::overload(figures) {
+        text += &format!(
+            "\n\n### Offered and echoed\n\n![offered and echoed frames]({})\n\n{table}",
+            pictures::OVERLOAD
+        );
+    }
+    text
+}
+
+fn conditions(evaluation: &Evaluation) -> String {
+    let settings = &evaluation.settings;
+    let environment = &evaluation.environment;
+    let machine = &environment.machine;
+    let word = |name: &str| match &machine[name] {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mitigations = machine["mitigations"].as_object();
+    let mitigations = mitigations
+        .into_iter()
+        .flatten()
+        .map(|(name, state)| format!("{name} ({})", state.as_str().unwrap_or_default()));
+    let mitigations: Vec<String> = mitigations.collect();
+    let mitigations = if mitigations.is_empty() {
+        "none".to_owned()
+    } else {
+        mitigations.join("; ")
+    };
+    let counted: Vec<&Run> = settings
+        .nics
+        .iter()
+        .flat_map(|&nic| evaluation.of(nic))
+        .collect();
+    let steal = Summary::of(counted.iter().map(|run| run.steal_percent));
+    let over = counted
+        .iter()
+        .filter(|run| run.steal_percent > STEAL_LIMIT)
+        .count();
+    let virtual_machine = if machine["virtual"] == true {
+        ", itself virtual"
+    } else {
+        ""
+    };
+    let mut text = format!(
+        "## Conditions\n\n\
+         | | |\n|---|---|\n\
+         | processor | {}, {} of them{virtual_machine} |\n\
+         | memory | {} MiB |\n\
+         | kernel | {} |\n\
+         | idle driver, governor | {}, {} |\n\
+         | frequency governor | {} |\n\
+         | mitigations | {mitigations} |\n\
+         | QEMU | {} |\n\
+         | guest | Debian's kernel {} ({}), 1 processor, 512 MiB, {} |\n\
+         | TAP | {} |\n\
+         | commit, date | {}, {} |\n\
+         | stolen time | {} % of a run; {} of {} runs were made again for more than {STEAL_LIMIT} %, {over} count although they had more |\n",
+        word("processor"),
+        word("processors"),
+        word("memory_mib"),
+        word("kernel"),
+        word("idle_driver"),
+        word("idle_governor"),
+        word("frequency_governor"),
+        environment.qemu,
+        environment.guest_kernel,
+        settings.suite,
+        settings.accel,
+        tables::cell(&tap(evaluation)),
+        environment.commit,
+        environment.date,
+        steal.map_or_else(|| "unknown".to_owned(), |steal| format!("{steal:.1}")),
+        evaluation.runs.len() - counted.len(),
+        evaluation.runs.len(),
+    );
+    text += "\nCommand lines of the first round (those of all runs are in the JSON):\n";
+    for &nic in &settings.nics {
+        if let Some(run) = evaluation.of(nic).next() {
+            let daemon = run.daemon.iter().map(|line| format!("{line}\n"));
+            let lines: String = daemon.chain([format!("{}\n", run.qemu)]).collect();
+            text += &format!("\n{nic}\n\n```sh\n{lines}```\n");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn tap(evaluation: &Evaluation) -> String {
+    let run = evaluation.runs.first();
+    run.map(|run| run.tap.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

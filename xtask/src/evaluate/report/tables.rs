@@ -1,0 +1,256 @@
+//! The figures in rows, one for each NIC.
+
+use super::super::contestant::Contestant;
+use super::super::record::{Bare, Events, Run, Stream, Trips};
+use super::super::stats::Summary;
+use super::{Figures, Metric, load, ping, receive, receive_cpu, send, send_cpu};
+
+/// A Markdown table: its header, and rows that start with a name.
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    let mut text = line(&header) + "|" + &"---|".repeat(header.len()) + "\n";
+    for row in rows {
+        text += &line(&row);
+    }
+    text.trim_end().to_owned()
+}
+
+/// Text that does not end a cell.
+pub(super) fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+pub(super) fn figure(summary: Option<Summary>) -> String {
+    summary.map_or_else(|| "\u{2013}".to_owned(), |summary| summary.to_string())
+}
+
+/// A ratio.
+pub(super) fn times(summary: Option<Summary>) -> String {
+    summary.map_or_else(
+        || "\u{2013}".to_owned(),
+        |s| format!("**{:.2}** ({:.2} to {:.2})", s.median, s.min, s.max),
+    )
+}
+
+/// Rows of one metric each per column, and its ratio to QEMU's e1000 and to virtio-net where these have run.
+fn compared(figures: Figures<'_>, columns: &[(&str, Metric)]) -> String {
+    let references: Vec<Contestant> = [Contestant::E1000, Contestant::VirtioNet]
+        .into_iter()
+        .filter(|&nic| figures.has(nic))
+        .collect();
+    let mut header = vec![String::new()];
+    for (name, _) in columns {
+        header.push((*name).to_owned());
+        for reference in &references {
+            header.push(format!("to {reference}"));
+        }
+    }
+    let row = |nic: Contestant| {
+        let mut row = vec![nic.to_string()];
+        for (_, metric) in columns {
+            row.push(figure(figures.of(nic, metric)));
+            for &reference in &references {
+                row.push(if reference == nic {
+                    "1".to_owned()
+                } else {
+                    times(figures.ratio(nic, reference, metric))
+                });
+            }
+        }
+        row
+    };
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    table(&header, figures.0.nics().into_iter().map(row))
+}
+
+pub(super) fn throughput(figures: Figures<'_>) -> String {
+    compared(figures, &[("RX, Mbit/s", receive), ("TX, Mbit/s", send)])
+}
+
+pub(super) fn cpu(figures: Figures<'_>) -> String {
+    compared(
+        figures,
+        &[("RX, s/GB", receive_cpu), ("TX, s/GB", send_cpu)],
+    )
+}
+
+/// One echo at a time.
+pub(super) fn echoes(figures: Figures<'_>) -> String {
+    let udp: Metric = |run| run.udp.map(|trips| trips.p50);
+    if figures.0.runs.iter().any(|run| run.udp.is_some()) {
+        compared(
+            figures,
+            &[("ping, median us", ping), ("UDP, median us", udp)],
+        )
+    } else {
+        compared(figures, &[("ping, median us", ping)])
+    }
+}
+
+/// Percentiles at each rate.
+pub(super) fn latency(figures: Figures<'_>) -> Option<String> {
+    let mut rows = Vec::new();
+    for &rate in &figures.0.settings.rates {
+        for nic in figures.0.nics() {
+            let of = |value: fn(&Trips) -> f64| {
+                figures.of(nic, |run| load(run, rate).map(|load| value(&load.trips)))
+            };
+            if of(|trips| trips.p50).is_none() {
+                continue;
+            }
+            let percentiles: [fn(&Trips) -> f64; 5] =
+                [|t| t.min, |t| t.p50, |t| t.p90, |t| t.p99, |t| t.max];
+            let ratio = |to| {
+                if to == nic {
+                    return "1".to_owned();
+                }
+                times(figures.ratio(nic, to, |run| load(run, rate).map(|l| l.trips.p50)))
+            };
+            let mut row = vec![rate.to_string(), nic.to_string()];
+            row.extend(percentiles.map(|p| figure(of(p))));
+            row.extend([ratio(Contestant::E1000), ratio(Contestant::VirtioNet)]);
+            rows.push(row);
+        }
+    }
+    let header = [
+        "offered /s",
+        "",
+        "min, us",
+        "median",
+        "p90",
+        "p99",
+        "max",
+        "median to QEMU e1000",
+        "to QEMU virtio-net",
+    ];
+    (!rows.is_empty()).then(|| table(&header, rows))
+}
+
+/// Frames echoed at each rate.
+pub(super) fn overload(figures: Figures<'_>) -> Option<String> {
+    let rates = &figures.0.settings.rates;
+    let mut header = vec![String::new()];
+    for rate in rates {
+        header.push(format!("echoed of {rate}/s, kpps"));
+        header.push("share".to_owned());
+        header.push("to QEMU e1000".to_owned());
+    }
+    let mut measured = false;
+    let row = |nic| {
+        let mut row = vec![Contestant::to_string(&nic)];
+        for &rate in rates {
+            let kpps = |run: &Run| load(run, rate).map(|load| load.echoed_kpps());
+            let share = figures.of(nic, |run| load(run, rate).map(|l| l.echoed_share() * 100.0));
+            measured |= share.is_some();
+            row.push(figure(figures.of(nic, kpps)));
+            row.push(share.map_or_else(
+                || "\u{2013}".to_owned(),
+                |share| format!("{:.0} %", share.median),
+            ));
+            row.push(if nic == Contestant::E1000 {
+                "1".to_owned()
+            } else {
+                times(figures.ratio(nic, Contestant::E1000, kpps))
+            });
+        }
+        row
+    };
+    let rows: Vec<Vec<String>> = figures.0.nics().into_iter().map(row).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    measured.then(|| table(&header, rows))
+}
+
+/// A kind of event, per frame.
+pub(super) type PerFrame = fn(&Events) -> Option<f64>;
+
+/// What is counted per frame.
+pub(super) const PER_FRAME: [(&str, PerFrame); 3] = [
+    ("interrupts", |e| {
+        Some(e.interrupts as f64 / e.frames as f64)
+    }),
+    ("register accesses", |e| {
+        Some(e.accesses? as f64 / e.frames as f64)
+    }),
+    ("vfio-user messages", |e| {
+        Some(e.messages? as f64 / e.frames as f64)
+    }),
+];
+
+/// A situation in which events are counted.
+pub(super) type Situation = fn(&Run) -> Option<Events>;
+
+/// The situations.
+pub(super) const SITUATIONS: [(&str, Situation); 5] = [
+    ("iperf3 RX", |run| run.receive.events),
+    ("iperf3 TX", |run| run.send.events),
+    ("echo, low load", |run| run.loads.first()?.events),
+    ("bare guest RX", |run| run.bare?.receive_events),
+    ("bare guest TX", |run| run.bare?.send_events),
+];
+
+pub(super) fn events(figures: Figures<'_>) -> Option<String> {
+    let mut rows = Vec::new();
+    for (situation, events) in SITUATIONS {
+        for nic in figures.0.nics() {
+            let of = |per_frame: PerFrame| {
+                figures.of(nic, |run| {
+                    events(run)
+                        .filter(|e| e.frames > 0)
+                        .and_then(|e| per_frame(&e))
+                })
+            };
+            if of(PER_FRAME[0].1).is_some() {
+                let mut row = vec![situation.to_owned(), nic.to_string()];
+                row.extend(PER_FRAME.map(|(_, per_frame)| figure(of(per_frame))));
+                rows.push(row);
+            }
+        }
+    }
+    let mut header = vec!["", ""];
+    header.extend(PER_FRAME.map(|(name, _)| name));
+    (!rows.is_empty()).then(|| table(&header, rows))
+}
+
+pub(super) fn bare(figures: Figures<'_>) -> Option<String> {
+    let rx: fn(&Bare) -> f64 = |bare| bare.receive_pps / 1e3;
+    let tx: fn(&Bare) -> f64 = |bare| bare.send_pps / 1e3;
+    let nics = figures.0.nics();
+    let nics = nics
+        .into_iter()
+        .filter(|nic| figures.0.of(*nic).any(|run| run.bare.is_some()));
+    let row = |nic| {
+        let mut row = vec![Contestant::to_string(&nic)];
+        for value in [rx, tx] {
+            let metric = |run: &Run| run.bare.as_ref().map(value);
+            row.push(figure(figures.of(nic, metric)));
+            row.push(if nic == Contestant::E1000 {
+                "1".to_owned()
+            } else {
+                times(figures.ratio(nic, Contestant::E1000, metric))
+            });
+        }
+        row
+    };
+    let rows: Vec<_> = nics.map(row).collect();
+    let header = ["", "RX, kpps", "to QEMU e1000", "TX, kpps", "to QEMU e1000"];
+    (!rows.is_empty()).then(|| table(&header, rows))
+}
+
+/// Median processor seconds per gigabyte: QEMU, daemon, the rest of the machine.
+pub(super) fn cpu_parts(
+    figures: Figures<'_>,
+    nic: Contestant,
+    stream: fn(&Run) -> &Stream,
+) -> Option<[f64; 3]> {
+    let median = |part: fn(&Stream) -> f64| {
+        let metric = |run: &Run| {
+            let stream = stream(run);
+            (stream.bytes > 0).then(|| part(stream) / super::gigabytes(stream))
+        };
+        figures.of(nic, metric).map(|summary| summary.median)
+    };
+    let (qemu, daemon) = (median(|s| s.cpu.qemu)?, median(|s| s.cpu.daemon)?);
+    let rest = median(|s| (s.cpu.machine - s.cpu.qemu - s.cpu.daemon).max(0.0))?;
+    Some([qemu, daemon, rest])
+}

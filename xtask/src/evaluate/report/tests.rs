@@ -1,0 +1,297 @@
+//! Reports from figures that are made up.
+
+use serde_json::json;
+
+use super::super::contestant::Contestant::{self, E1000, NicEmu, VirtioNet};
+use super::super::record::{
+    Bare, Cpu, Environment, Evaluation, Events, Load, Run, Settings, Stream, Trips,
+};
+use super::{Figures, pictures, receive, text, write};
+
+fn settings(nics: &[Contestant]) -> Settings {
+    Settings {
+        rounds: 2,
+        seconds: 1,
+        rates: vec![1000, 10_000],
+        rate_seconds: 1,
+        nics: nics.to_vec(),
+        busy_poll_us: 1000,
+        accel: "tcg".into(),
+        suite: "trixie".into(),
+    }
+}
+
+/// A run whose throughput and latency are so many times those of another.
+fn run(nic: Contestant, round: u32, speed: f64, delay: f64) -> Run {
+    let stream = |mbit: f64| Stream {
+        mbit: mbit * speed,
+        retransmits: 0,
+        bytes: 100_000_000,
+        cpu: Cpu {
+            qemu: 1.0,
+            daemon: 0.25,
+            machine: 1.75,
+        },
+        events: Some(Events {
+            frames: 1000,
+            interrupts: 100,
+            accesses: Some(400),
+            messages: None,
+        }),
+    };
+    let trips = Trips {
+        count: 3,
+        min: 100.0 * delay,
+        p50: 200.0 * delay,
+        p90: 300.0 * delay,
+        p99: 400.0 * delay,
+        max: 500.0 * delay,
+    };
+    let load = |rate: u32, echoed: u64| Load {
+        rate,
+        sent: rate.into(),
+        seconds: 1.0,
+        back_seconds: 1.0,
+        echoed,
+        trips,
+        histogram: vec![
+            (100.0 * delay, echoed / 2),
+            (500.0 * delay, echoed - echoed / 2),
+        ],
+        events: None,
+    };
+    Run {
+        nic,
+        round,
+        attempt: 1,
+        steal_percent: 0.5,
+        qemu: "qemu -M q35".into(),
+        daemon: nic
+            .label()
+            .starts_with("nic-emu")
+            .then(|| "nic-emu-cli serve".into()),
+        tap: json!({ "mtu": 1500 }),
+        ping: trips,
+        udp: Some(trips),
+        receive: stream(500.0),
+        send: stream(600.0),
+        loads: vec![load(1000, 1000), load(10_000, 4000)],
+        bare: nic.is_82540em().then_some(Bare {
+            receive_pps: 80_000.0,
+            send_pps: 120_000.0,
+            receive_events: None,
+            send_events: None,
+        }),
+    }
+}
+
+/// Two rounds in which nic-emu has this speed and delay, QEMU's e1000 1, and virtio-net three times the speed.
+fn evaluation(speed: f64, delay: f64) -> Evaluation {
+    let environment = Environment {
+        commit: "abc".into(),
+        date: "2026-01-01".into(),
+        machine: json!({ "processor": "P & Q <R>", "processors": 2, "virtual": true,
+            "mitigations": { "spectre": "Vulnerable" } }),
+        qemu: "11.1.3".into(),
+        guest_kernel: "7.3".into(),
+        kvm: None,
+    };
+    let mut evaluation = Evaluation::new(settings(&[NicEmu, E1000, VirtioNet]), environment);
+    for round in 0..2 {
+        evaluation.runs.push(run(NicEmu, round, speed, delay));
+        evaluation.runs.push(run(E1000, round, 1.0, 1.0));
+        evaluation.runs.push(run(VirtioNet, round, 3.0, 1.0));
+    }
+    evaluation
+}
+
+/// From a heading to the next.
+fn section<'a>(report: &'a str, heading: &str) -> &'a str {
+    let rest = report.split_once(heading).expect("the section is there").1;
+    rest.split_once("\n## ")
+        .map_or(rest, |(section, _)| section)
+}
+
+const IMPACT: &str = "## How big is the impact of moving device emulation into userspace?";
+const VIABLE: &str = "## Is an emulated e1000 viable instead of virtio?";
+
+#[test]
+fn the_answers_follow_the_figures() {
+    let impact = |speed, delay| section(&text(&evaluation(speed, delay)), IMPACT).to_owned();
+    assert!(impact(1.2, 1.0).contains("**No cost shows"));
+    assert!(impact(1.2, 2.0).contains("**It costs no throughput, but latency: RX 1.20x"));
+    assert!(impact(0.5, 1.0).contains("**It costs throughput, but no latency"));
+    let both = impact(0.5, 2.0);
+    assert!(both.contains("**It costs throughput and latency"));
+    assert!(both.contains("RX is slower than with QEMU's e1000 in every round (0.50 to 0.50)"));
+    assert!(impact(1.0, 1.0).contains("RX is the same as with QEMU's e1000"));
+
+    let viable = |speed, delay| section(&text(&evaluation(speed, delay)), VIABLE).to_owned();
+    assert!(viable(3.0, 1.0).contains("**Yes"));
+    assert!(viable(3.0, 2.0).contains("**For throughput yes"));
+    assert!(viable(2.0, 1.0).contains("up to half of the throughput: RX 0.67x"));
+    assert!(viable(1.0, 1.0).contains("several times slower"));
+    assert!(viable(0.3, 1.0).contains("**No: "));
+}
+
+#[test]
+fn what_was_not_measured_is_not_answered() {
+    let mut evaluation = evaluation(1.0, 1.0);
+    evaluation.settings.nics = vec![E1000];
+    evaluation.runs.retain(|run| run.nic == E1000);
+    for run in &mut evaluation.runs {
+        run.loads.clear();
+        run.bare = None;
+        run.udp = None;
+        run.receive.events = None;
+        run.send.events = None;
+    }
+    let report = text(&evaluation);
+    assert!(section(&report, IMPACT).contains("Not answered"));
+    assert!(section(&report, VIABLE).contains("Not answered"));
+    let names: Vec<_> = pictures::all(Figures(&evaluation))
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["throughput.svg", "cpu.svg"]);
+    for missing in ["bare.svg", "events.svg", "overload.svg", "latency-"] {
+        assert!(!report.contains(missing), "{missing}");
+    }
+}
+
+#[test]
+fn figures_and_conditions_are_told() {
+    let report = text(&evaluation(2.0, 1.0));
+    assert!(report.contains("| nic-emu e1000 | 1000 (1000 to 1000) | **2.00** (2.00 to 2.00) |"));
+    assert!(report.contains("P & Q <R>, 2 of them, itself virtual"));
+    assert!(report.contains("spectre (Vulnerable)"));
+    assert!(report.contains("Fewer than seven rounds"));
+    assert!(report.contains("nic-emu-cli serve"));
+    assert!(report.contains("| QEMU e1000 | 80.0 (80.0 to 80.0) | 1 |"));
+    assert!(!report.contains("/tmp"));
+}
+
+#[test]
+fn a_run_with_stolen_time_gives_way_to_its_repetition() {
+    let mut evaluation = evaluation(1.0, 1.0);
+    evaluation.runs[0].steal_percent = 9.0;
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), Some(2));
+    assert_eq!(evaluation.next_attempt(NicEmu, 1), None);
+    let mut better = run(NicEmu, 0, 7.0, 1.0);
+    better.attempt = 2;
+    better.steal_percent = 6.0;
+    evaluation.runs.push(better.clone());
+    // Still too much: it counts until there is a better one.
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), Some(3));
+    assert_eq!(evaluation.run(NicEmu, 0).unwrap().attempt, 2);
+    assert!(text(&evaluation).contains("1 of 7 runs were made again for more than 5 %, 1 count"));
+    better.attempt = 3;
+    better.steal_percent = 1.0;
+    evaluation.runs.push(better);
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), None);
+    assert_eq!(evaluation.run(NicEmu, 0).unwrap().attempt, 3);
+    let ratio = Figures(&evaluation).ratio(NicEmu, E1000, receive).unwrap();
+    assert_eq!((ratio.min, ratio.max), (1.0, 7.0));
+    // Three are enough, whatever came of them.
+    for run in &mut evaluation.runs {
+        run.steal_percent = 50.0;
+    }
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), None);
+    assert_eq!(evaluation.next_attempt(NicEmu, 1), Some(2));
+}
+
+/// Checks that tags are nested and attributes quoted; returns how many elements there are.
+fn elements(svg: &str) -> usize {
+    let mut open: Vec<&str> = Vec::new();
+    let mut count = 0;
+    let mut rest = svg;
+    while let Some((_, tag)) = rest.split_once('<') {
+        let (tag, after) = tag.split_once('>').expect("a tag ends");
+        rest = after;
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name));
+            continue;
+        }
+        count += 1;
+        assert!(tag.matches('"').count() % 2 == 0, "{tag}");
+        assert!(!tag.contains("NaN") && !tag.contains("inf\""), "{tag}");
+        if !tag.ends_with('/') {
+            open.push(tag.split(' ').next().unwrap());
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    count
+}
+
+#[test]
+fn pictures_are_well_formed() {
+    let mut odd = evaluation(1.0, 1.0);
+    odd.runs[0].receive.mbit = 0.0;
+    odd.runs[0].send.bytes = 0;
+    odd.runs[1].loads[0].histogram.clear();
+    odd.runs[2].loads[1].echoed = 0;
+    for evaluation in [&evaluation(2.0, 0.5), &odd] {
+        let pictures = pictures::all(Figures(evaluation));
+        assert_eq!(pictures.len(), 7);
+        for (name, svg) in &pictures {
+            assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"));
+            assert!(elements(svg) > 20, "{name}");
+            for label in ["nic-emu e1000", "QEMU virtio-net"] {
+                assert!(name == "bare.svg" || svg.contains(label), "{name}: {label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn curves_count_what_was_lost() {
+    let evaluation = evaluation(1.0, 1.0);
+    let load = &evaluation.runs[0].loads[1];
+    let points = pictures::distribution(&[load, load]);
+    assert_eq!(points, [(100.0, 0.2), (500.0, 0.4)]);
+    assert_eq!(pictures::distribution(&[]), []);
+}
+
+#[test]
+fn what_is_stored_is_what_is_loaded() {
+    let folder = std::env::temp_dir().join(format!("nic-emu-report-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let evaluation = evaluation(1.5, 1.0);
+    let path = folder.join("evaluation.json");
+    evaluation.store(&path).unwrap();
+    let stored = std::fs::read_to_string(&path).unwrap();
+    // A line for each run, so that differences can be read.
+    assert_eq!(
+        stored
+            .lines()
+            .filter(|line| line.contains("\"nic\":"))
+            .count(),
+        6
+    );
+    let loaded = Evaluation::load(&path).unwrap();
+    assert_eq!(text(&loaded), text(&evaluation));
+    write(&loaded, &folder).unwrap();
+    let written = std::fs::read_to_string(folder.join(super::INDEX)).unwrap();
+    assert_eq!(written, text(&evaluation));
+    for (start, _) in written.match_indices("](") {
+        let target = written[start + 2..].split(')').next().unwrap();
+        assert!(folder.join(target).exists(), "{target}");
+    }
+
+    std::fs::write(&path, "{}").unwrap();
+    assert!(
+        Evaluation::load(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("is no evaluation")
+    );
+    std::fs::write(&path, stored.replace("\"format\": 1", "\"format\": 9")).unwrap();
+    assert!(
+        Evaluation::load(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("format 9")
+    );
+    assert!(Evaluation::load(&folder.join("none.json")).is_err());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
