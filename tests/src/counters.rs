@@ -212,8 +212,10 @@ impl TapCounters {
     pub fn since(&self, before: &Self) -> Self {
         Self {
             rx_packets: self.rx_packets.saturating_sub(before.rx_packets),
+            rx_bytes: self.rx_bytes.saturating_sub(before.rx_bytes),
             rx_dropped: self.rx_dropped.saturating_sub(before.rx_dropped),
             tx_packets: self.tx_packets.saturating_sub(before.tx_packets),
+            tx_bytes: self.tx_bytes.saturating_sub(before.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(before.tx_dropped),
         }
     }
