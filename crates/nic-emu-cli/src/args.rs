@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::NicConfig;
 use crate::error::UsageError;
 use crate::keys::Keys;
-use crate::serve::Control;
+use crate::serve::{Control, Threads};
 
 /// Exports emulated NICs to hypervisors over vfio-user.
 ///
@@ -130,6 +131,11 @@ pub struct Serve {
     /// /run, where they find it by themselves. Only the daemon's user and root may ask.
     #[arg(long, value_name = "PATH|none")]
     pub control: Option<Control>,
+
+    /// After each event, look for the next one for so many microseconds before going to sleep (at most a second). Cuts
+    /// round trips and raises throughput where there is a processor to spare; 100 is a good start.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    busy_poll: u32,
 }
 
 const INSPECT_HELP: &str = "\
@@ -196,6 +202,13 @@ impl Serve {
             return Err(UsageError(what.into()));
         }
         Ok(nics)
+    }
+
+    /// How the daemon's threads are to run.
+    pub fn threads(&self) -> Threads {
+        Threads {
+            busy_poll: Duration::from_micros(self.busy_poll.into()),
+        }
     }
 
     /// The short options as keys.

@@ -20,6 +20,7 @@ mod shard;
 mod summary;
 mod timers;
 pub mod view;
+mod waiting;
 
 pub use args::{Cli, Command, Inspect, Link, LinkState, Serve};
 pub use capabilities::Capabilities;
@@ -30,5 +31,6 @@ pub use mac::{BadMac, MacAddr};
 pub use models::Model;
 pub use nic::{Nic, Placement, Report};
 pub use operator::{inspect, set_link};
-pub use serve::{Control, group_id, serve};
+pub use serve::{Control, Threads, group_id, serve};
 pub use shard::Shard;
+pub use waiting::{Waits, WaitsSnapshot};

@@ -67,7 +67,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 mode: Some(serve.socket_mode),
                 group,
             };
-            nic_emu_cli::serve(&serve.nics()?, &sockets, &serve.control.unwrap_or_default())
+            let threads = serve.threads();
+            let control = serve.control.clone().unwrap_or_default();
+            nic_emu_cli::serve(&serve.nics()?, &sockets, &control, &threads)
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -43,14 +44,27 @@ impl std::str::FromStr for Control {
     }
 }
 
+/// How the daemon's threads run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Threads {
+    /// How long each looks for further events after one, before it sleeps.
+    pub busy_poll: Duration,
+}
+
 /// Serves `nics` in this thread until SIGTERM or SIGINT, then says what they have counted.
 ///
 /// # Errors
 ///
 /// One sentence for the operator about the first thing that could not be set up; nothing is left behind then.
-pub fn serve(nics: &[NicConfig], sockets: &ListenOptions, control: &Control) -> Result<()> {
+pub fn serve(
+    nics: &[NicConfig],
+    sockets: &ListenOptions,
+    control: &Control,
+    threads: &Threads,
+) -> Result<()> {
     let stop = stop_on_signals().context("cannot handle signals")?;
-    let mut shard = Shard::new(stop).context("cannot make an event loop")?;
+    let shard = Shard::new(stop).context("cannot make an event loop")?;
+    let mut shard = shard.busy_poll(threads.busy_poll);
     let mut announced = Vec::new();
     let insisted = match control {
         Control::At(path) => operator::open(Some(path))?,

@@ -5,16 +5,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use net_backend::RxBuf;
 use nic_emu::Time;
-use rustix::event::{Timespec, epoll};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::event::epoll;
 
 use crate::nic::{Nic, Queues, Report, Source, Turn, Waker};
+use crate::waiting::{self, Until, Waiting, Waits};
 
-/// Events taken from the kernel at once.
-const EVENTS: usize = 64;
 /// Epoll data of the descriptor that ends the loop.
 const STOP: u64 = u64::MAX;
 /// Epoll data of the operators' waker.
@@ -23,6 +22,7 @@ const OPERATOR: u64 = u64::MAX - 1;
 /// A thread's worth of NICs.
 pub struct Shard {
     epoll: OwnedFd,
+    waiting: Waiting,
     nics: Vec<Slot>,
     timers: crate::timers::Timers,
     /// NICs that have work left from their last turn, in the order in which they get the next one.
@@ -65,6 +65,7 @@ impl Shard {
     pub(crate) fn alone() -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            waiting: Waiting::new(),
             nics: Vec::new(),
             timers: crate::timers::Timers::default(),
             busy: Vec::new(),
@@ -73,6 +74,19 @@ impl Shard {
             operator: Arc::default(),
             left: None,
         })
+    }
+
+    /// Looks for further events for so long after each one before it sleeps. That takes a processor, and saves
+    /// hypervisors and network the time that it takes to wake one up.
+    #[must_use]
+    pub fn busy_poll(mut self, time: Duration) -> Self {
+        self.waiting.set_busy_poll(time);
+        self
+    }
+
+    /// What this thread's waiting comes to, while it runs.
+    pub fn waits(&self) -> Arc<Waits> {
+        self.waiting.counts().clone()
     }
 
     /// Takes over a NIC; its socket is served from the next turn of the loop on.
@@ -135,18 +149,10 @@ impl Shard {
 
     /// The loop.
     fn serve(&mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(EVENTS);
+        let mut events = waiting::events();
         while self.stop.is_some() || self.nics.iter().any(|slot| slot.nic.is_some()) {
-            let timeout = self.timeout();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            ) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let now = monotonic();
+            let until = self.until();
+            let now = self.waiting.wait(self.epoll.as_fd(), &mut events, until)?;
             for event in events.drain(..) {
                 let data = event.data.u64();
                 if data == STOP {
@@ -237,24 +243,11 @@ impl Shard {
         None
     }
 
-    /// How long to sleep: not at all with work left, else until the next deadline, if there is one.
-    fn timeout(&mut self) -> Option<Timespec> {
-        if !self.busy.is_empty() {
-            return Some(Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            });
+    /// Until when to wait: not at all with work left, else until the next deadline, if there is one.
+    fn until(&mut self) -> Until {
+        match self.busy.is_empty() {
+            false => Until::Now,
+            true => self.timers.next().map_or(Until::Event, Until::Deadline),
         }
-        let wait = self.timers.next()?.0.saturating_sub(monotonic().0);
-        Some(Timespec {
-            tv_sec: (wait / 1_000_000_000) as i64,
-            tv_nsec: (wait % 1_000_000_000) as i64,
-        })
     }
-}
-
-/// The time that all models here are told.
-fn monotonic() -> Time {
-    let now = clock_gettime(ClockId::Monotonic);
-    Time(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
