@@ -6,6 +6,8 @@ use arrayvec::ArrayVec;
 use guest_mem::GuestSlice;
 use serde::{Deserialize, Serialize};
 
+use super::checksum;
+
 /// Length of an Ethernet header without a VLAN tag, in bytes.
 pub const ETH_HEADER: usize = 14;
 /// Offset of the EtherType in an untagged frame, and of a VLAN tag in a tagged one.
@@ -65,6 +67,14 @@ pub struct Gso {
     pub mss: u16,
 }
 
+impl Gso {
+    /// How many frames a super-frame of `len` bytes is on the wire, at least 1.
+    pub fn segments(&self, len: usize) -> usize {
+        let payload = len.saturating_sub(self.hdr_len.into());
+        payload.div_ceil(self.mss.max(1).into()).max(1)
+    }
+}
+
 /// A checksum that is still to be filled in: the one's complement sum from `start` to the end of the frame, which
 /// includes the field's present value (the pseudo-header sum), is complemented and stored at `start + offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +90,17 @@ impl Csum {
     pub fn field(&self, len: usize) -> Option<usize> {
         let at = usize::from(self.start) + usize::from(self.offset);
         (at + 2 <= len).then_some(at)
+    }
+
+    /// Fills the checksum in; whether its field lies in `frame`.
+    pub fn complete(&self, frame: &mut [u8]) -> bool {
+        let Some(field) = self.field(frame.len()) else {
+            return false;
+        };
+        let sum = checksum::sum(&frame[usize::from(self.start)..]);
+        let value = checksum::never_zero(!sum);
+        frame[field..field + 2].copy_from_slice(&value.to_be_bytes());
+        true
     }
 }
 
@@ -338,6 +359,11 @@ impl TxFrame<'_> {
         self.len
     }
 
+    /// How many frames it becomes on the wire, at least 1.
+    pub fn segments(&self) -> usize {
+        self.offload.gso.map_or(1, |gso| gso.segments(self.len))
+    }
+
     /// Copies the frame as it stands, offloads undone, to the start of `to`; returns its length, or none if `to`
     /// is too short.
     pub fn copy_to(&self, to: &mut [u8]) -> Option<usize> {
@@ -412,5 +438,10 @@ impl<'a> RxFrame<'a> {
             data,
             meta: RxMeta::default(),
         }
+    }
+
+    /// How many frames it was or would have been on the wire, at least 1.
+    pub fn segments(&self) -> usize {
+        self.meta.gso.map_or(1, |gso| gso.segments(self.data.len()))
     }
 }

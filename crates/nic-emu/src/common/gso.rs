@@ -7,6 +7,9 @@ use super::frame::{ETH_TYPE, Gso, GsoKind, MAX_SUPER_FRAME, Offload, TxFrame, VL
 
 /// Longest headers of a super-frame, in bytes: the 8 bits of an e1000 context's HDRLEN, and a VLAN tag.
 pub const MAX_HEADERS: usize = 255 + VLAN_TAG;
+/// Most frames that one super-frame may become. The parts know no bound; 64 KiB in the smallest segments that Linux's
+/// TCP makes are 1365, and who asks for one byte a frame wants to keep somebody busy.
+pub const MAX_SEGMENTS: usize = 2048;
 
 const TCP_CSUM: usize = 16;
 const UDP_CSUM: usize = 6;
@@ -63,13 +66,14 @@ impl Layout {
             }
             _ => return None,
         };
-        let (field, l4_len) = match kind {
+        let (field, least) = match kind {
             GsoKind::UdpL4 => (UDP_CSUM, 8),
-            _ => (TCP_CSUM, usize::from(*head.get(l4 + 12)? >> 4) * 4),
+            GsoKind::TcpV4 | GsoKind::TcpV6 => (TCP_CSUM, 20),
         };
-        let fits = usize::from(csum.offset) == field && l4 + l4_len == headers;
-        let least = if kind == GsoKind::UdpL4 { 8 } else { 20 };
-        (fits && l4_len >= least).then_some(Self {
+        let fits = usize::from(csum.offset) == field
+            && header_len(head, kind, csum.start) == Some(hdr_len)
+            && headers - l4 >= least;
+        let layout = Self {
             kind,
             ipv6,
             l3,
@@ -77,7 +81,8 @@ impl Layout {
             headers,
             mss: usize::from(mss),
             payload,
-        })
+        };
+        (fits && layout.segments() <= MAX_SEGMENTS).then_some(layout)
     }
 
     /// Number of segments, at least 1.
@@ -106,39 +111,60 @@ impl Layout {
     pub fn head(&self, head: &mut [u8], index: usize) {
         let head = &mut head[..self.headers];
         let here = self.payload(index);
-        let last = here.end == self.payload;
         let (l3, l4) = (self.l3, self.l4);
-        if self.ipv6 {
-            put(head, l3 + 4, (self.headers - l3 - 40 + here.len()) as u16);
-        } else {
-            put(head, l3 + 2, (self.headers - l3 + here.len()) as u16);
+        if !self.ipv6 {
             let id = get(head, l3 + 4).wrapping_add(index as u16);
             put(head, l3 + 4, id);
+        }
+        if self.kind != GsoKind::UdpL4 {
+            let at: &mut [u8; 4] = (&mut head[l4 + 4..l4 + 8]).try_into().expect("4 bytes");
+            let seq = u32::from_be_bytes(*at).wrapping_add(here.start as u32);
+            *at = seq.to_be_bytes();
+            if index > 0 {
+                head[l4 + 13] &= !CWR;
+            }
+        }
+        self.end(head, here.end, here.len());
+    }
+
+    /// Makes a super-frame out of the first `segments` segments of this one, in `head`, a copy of its headers. Returns
+    /// the length of that, whose payload begins as it did.
+    ///
+    /// # Panics
+    ///
+    /// As [`Layout::head`].
+    pub fn shorten(&self, head: &mut [u8], segments: usize) -> usize {
+        let payload = (segments * self.mss).min(self.payload);
+        self.end(&mut head[..self.headers], payload, payload);
+        self.headers + payload
+    }
+
+    /// Lets the packet of the headers `head` have `len` bytes of the payload, up to byte `end` of it.
+    fn end(&self, head: &mut [u8], end: usize, len: usize) {
+        let (l3, l4) = (self.l3, self.l4);
+        if self.ipv6 {
+            put(head, l3 + 4, (self.headers - l3 - 40 + len) as u16);
+        } else {
+            put(head, l3 + 2, (self.headers - l3 + len) as u16);
             put(head, l3 + 10, 0);
             let sum = checksum::sum(&head[l3..l4]);
             put(head, l3 + 10, !sum);
         }
         let field = match self.kind {
             GsoKind::UdpL4 => {
-                put(head, l4 + 4, (8 + here.len()) as u16);
+                put(head, l4 + 4, (8 + len) as u16);
                 l4 + UDP_CSUM
             }
             GsoKind::TcpV4 | GsoKind::TcpV6 => {
-                let at: &mut [u8; 4] = (&mut head[l4 + 4..l4 + 8]).try_into().expect("4 bytes");
-                let seq = u32::from_be_bytes(*at).wrapping_add((index * self.mss) as u32);
-                *at = seq.to_be_bytes();
-                if !last {
+                if end < self.payload {
                     head[l4 + 13] &= !(FIN | PSH);
-                }
-                if index > 0 {
-                    head[l4 + 13] &= !CWR;
                 }
                 l4 + TCP_CSUM
             }
         };
-        // The seed holds the length of the whole super-frame: exchange it for this segment's.
+        // The seed holds the length of the whole super-frame: exchange it.
         let all = (self.headers - l4 + self.payload) as u16;
-        let this = (self.headers - l4 + here.len()) as u16;
+        let this = (self.headers - l4 + len) as u16;
         let seed = checksum::add(checksum::add(get(head, field), !all), this);
         put(head, field, seed);
     }
@@ -209,11 +235,8 @@ impl<'a> Segments<'a> {
         self.next += 1;
         let Some(layout) = self.layout else {
             let len = self.frame.copy_to(to)?;
-            if let Some(csum) = self.frame.offload.csum
-                && let Some(field) = csum.field(len)
-            {
-                let sum = checksum::sum(&to[usize::from(csum.start)..len]);
-                put(to, field, checksum::never_zero(!sum));
+            if let Some(csum) = self.frame.offload.csum {
+                csum.complete(&mut to[..len]);
             }
             return Some(len);
         };
@@ -244,6 +267,16 @@ impl<'a> Segments<'a> {
             }
         }
     }
+}
+
+/// Length of all headers of a super-frame, as they say themselves: whoever describes it may only have guessed. `l4` is
+/// where the last of them starts, [`Csum::start`](super::frame::Csum::start). None if that is not in `frame`.
+pub fn header_len(frame: &[u8], kind: GsoKind, l4: u16) -> Option<u16> {
+    let len = match kind {
+        GsoKind::UdpL4 => 8,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => u16::from(*frame.get(usize::from(l4) + 12)? >> 4) * 4,
+    };
+    l4.checked_add(len)
 }
 
 /// Where the network header of a frame starts, behind at most two VLAN tags, and its EtherType.

@@ -182,7 +182,8 @@ fn flows() -> impl Strategy<Value = Flow> {
         0usize..11,
         any::<(u32, u16, u8)>(),
         prop::collection::vec(any::<u8>(), 1..5000),
-        1usize..3000,
+        // More segments than this makes are refused.
+        3usize..3000,
     )
         .prop_map(
             |(tags, (kind, v6), options, (seq, id, flags), payload, mss)| Flow {
@@ -232,6 +233,21 @@ proptest! {
         let got = segments(&frame, head, &cuts, offload).expect("valid");
         let want = flow.expected();
         prop_assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            prop_assert!(same(&flow, got, want), "\n{:02x?}\n{:02x?}", got, want);
+        }
+    }
+
+    /// The first segments of a super-frame are a super-frame, which becomes just these.
+    #[test]
+    fn a_shortened_super_frame_has_the_same_first_segments(flow in flows(), count in 1usize..100) {
+        let (mut frame, offload) = flow.super_frame();
+        let want = flow.expected();
+        let layout = Layout::parse(&frame, frame.len(), &offload).expect("valid");
+        let len = layout.shorten(&mut frame, count);
+        frame.truncate(len);
+        let got = segments(&frame, flow.headers(), &[], offload).expect("valid");
+        prop_assert_eq!(got.len(), want.len().min(count));
         for (got, want) in got.iter().zip(&want) {
             prop_assert!(same(&flow, got, want), "\n{:02x?}\n{:02x?}", got, want);
         }
@@ -308,6 +324,30 @@ fn a_last_segment_says_its_real_length() {
         got.iter().map(|s| s[47] & 0x09).collect::<Vec<_>>(),
         [0, 0, 9]
     );
+}
+
+#[test]
+fn nobody_is_kept_busy_with_tiny_segments() {
+    let super_frame = |mss: usize| {
+        let flow = Flow {
+            tags: 0,
+            kind: GsoKind::TcpV6,
+            v6: true,
+            options: 0,
+            seq: 1,
+            id: 1,
+            flags: 0x10,
+            payload: vec![1; 8 * MAX_SEGMENTS],
+            mss,
+        };
+        let (frame, offload) = flow.super_frame();
+        segments(&frame, flow.headers(), &[], offload)
+    };
+    assert_eq!(
+        super_frame(8).map(|segments| segments.len()),
+        Some(MAX_SEGMENTS)
+    );
+    assert_eq!(super_frame(7), None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use super::mmio::PACKET_BUFFER;
 use super::regs::Reg;
 use super::tally::{self, Tally};
 use crate::common::frame::{FCS, RxFrame};
-use crate::common::gso::Layout;
+use crate::common::gso::{Layout, MAX_HEADERS};
 use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
 use fifo::{Fifo, Held};
@@ -44,7 +44,8 @@ pub enum Delivered {
     Placed,
     /// The guest does not want it: address or VLAN filter, a pause frame.
     Filtered,
-    /// The queue keeps it, or the rest of it, until there are descriptors ([`RxQueue::resume`]).
+    /// The queue keeps it, or the rest of it, until there are descriptors ([`RxQueue::resume`]). With [`Overrun::Drop`]
+    /// the last segments of a super-frame may be lost.
     Held,
     /// The queue keeps it, or the rest of it, until an epoch has passed ([`RxQueue::resume`], [`Interrupted`]). It has no
     /// room for another until then.
@@ -176,7 +177,8 @@ impl RxQueue {
     ) -> Delivered {
         self.sync();
         if !self.enabled() {
-            self.shared.counters.rx_disabled.add(1);
+            let frames = frame.segments() as u64;
+            self.shared.counters.rx_disabled.add(frames);
             return Delivered::Dropped(Loss::Disabled);
         }
         let Ok(layout) = judge::layout(&frame) else {
@@ -192,41 +194,48 @@ impl RxQueue {
             Ok(how) => how,
             Err(other) => return other,
         };
-        let fits = self.fifo.octets() + size.octets <= self.capacity();
-        let mut progress = Progress::default();
         // Frames do not overtake one another.
-        let (keep, place) = if self.resume(mem, now) {
-            let keep = fits || overrun == Overrun::Hold;
-            let place = self.place(mem, frame, layout.as_ref(), &how, &mut progress, keep);
-            (keep, place)
-        } else {
-            (fits, Place::NoDescriptor)
+        let first = self.resume(mem, now);
+        let room = match overrun {
+            Overrun::Hold if first => usize::MAX,
+            _ => self.capacity().saturating_sub(self.fifo.octets()),
         };
-        match place {
+        let mut progress = Progress::default();
+        let place = match first {
+            // What is begun has to have a place to go on from.
+            true => {
+                let keep = size.fitting(room).frames > 0;
+                self.place(mem, frame, layout.as_ref(), &how, &mut progress, keep)
+            }
+            false => Place::NoDescriptor,
+        };
+        let left = match place {
             Place::Done => return Delivered::Placed,
             Place::Unreachable => return Delivered::Dropped(Loss::Unreachable),
-            Place::NoDescriptor | Place::NoBuffer | Place::Interrupted => {}
+            _ => size.without(progress.segment),
+        };
+        let held = match place {
+            Place::Interrupted => left,
+            Place::NoBuffer => left.first(0),
+            _ => left.fitting(room),
+        };
+        if held.frames > 0 {
+            self.hold(mem, frame, layout.as_ref(), how, progress, held);
         }
-        let left = size.without(progress.segment);
-        match place {
-            Place::Interrupted => {
-                self.hold(mem, frame, how, progress, left);
-                self.interrupted = true;
-                Delivered::Interrupted
-            }
-            Place::NoDescriptor if keep => {
-                // One that was begun has found a descriptor.
-                let found = u32::from(progress.offset > 0);
-                let regs = &self.shared.regs;
-                regs.stat_add(Reg::RNBC, left.frames as u32 - found);
-                self.hold(mem, frame, how, progress, left);
-                Delivered::Held
-            }
-            _ => {
-                self.shared.regs.stat_add(Reg::RNBC, left.frames as u32);
-                self.overflow(mem, left.frames);
-                Delivered::Dropped(Loss::NoDescriptor)
-            }
+        if place == Place::Interrupted {
+            self.interrupted = true;
+            return Delivered::Interrupted;
+        }
+        // One that was begun has found a descriptor.
+        let begun = usize::from(progress.offset > 0 && held.frames > 0);
+        let regs = &self.shared.regs;
+        regs.stat_add(Reg::RNBC, (left.frames - begun) as u32);
+        if held.frames < left.frames {
+            self.overflow(mem, left.frames - held.frames);
+        }
+        match held.frames {
+            0 => Delivered::Dropped(Loss::NoDescriptor),
+            _ => Delivered::Held,
         }
     }
 
@@ -236,30 +245,41 @@ impl RxQueue {
         (rxa.min(PACKET_BUFFER) << 10) as usize
     }
 
-    /// Keeps a frame, of which `left` is left. It is received then (manual 13.7), wherever it is.
+    /// Keeps a frame from where it has come to: `part` of it, not nothing, and of a super-frame perhaps not all. It is
+    /// received then (manual 13.7), wherever it is.
     fn hold(
         &mut self,
         mem: &GuestMem,
         frame: RxFrame<'_>,
+        layout: Option<&Layout>,
         how: How,
         progress: Progress,
-        left: Size,
+        part: Size,
     ) {
         if how.good {
             let dst = *frame.data.first_chunk().expect("a frame has a header");
-            let last = left.without(left.frames - 1).octets - FCS;
+            let last = part.without(part.frames - 1).octets - FCS;
             let good = &mut self.batch(mem).good;
-            good.add(dst, left.longest - FCS, left.frames - 1);
+            good.add(dst, part.longest - FCS, part.frames - 1);
             good.add(dst, last, 1);
         }
-        let held = Held {
+        let mut held = Held {
             meta: frame.meta,
             how: How { good: false, ..how },
             progress,
             len: frame.data.len(),
-            octets: left.octets,
+            octets: part.octets,
         };
-        self.fifo.push(frame.data, held);
+        let mut copy = [0; MAX_HEADERS];
+        let mut pieces = [frame.data, &[]];
+        if let Some(layout) = layout {
+            let (head, payload) = frame.data.split_at(layout.headers());
+            let copy = &mut copy[..head.len()];
+            copy.copy_from_slice(head);
+            held.len = layout.shorten(copy, progress.segment + part.frames);
+            pieces = [copy, &payload[..held.len - head.len()]];
+        }
+        self.fifo.push(pieces, held);
     }
 
     /// Goes on with the frames that wait, if any, after the driver has given descriptors or an epoch has passed.

@@ -43,13 +43,14 @@ impl Fifo {
         self.octets
     }
 
-    /// Adds a frame behind the others.
-    pub(super) fn push(&mut self, data: &[u8], held: Held) {
-        if self.bytes.len() + data.len() > self.bytes.capacity() {
+    /// Adds a frame in two pieces behind the others.
+    pub(super) fn push(&mut self, [head, rest]: [&[u8]; 2], held: Held) {
+        if self.bytes.len() + head.len() + rest.len() > self.bytes.capacity() {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
-        self.bytes.extend_from_slice(data);
+        self.bytes.extend_from_slice(head);
+        self.bytes.extend_from_slice(rest);
         self.octets += held.octets;
         self.frames.push_back(held);
     }
@@ -108,12 +109,15 @@ mod tests {
     fn frames_come_out_as_they_went_in_and_the_store_does_not_grow() {
         let mut fifo = Fifo::default();
         let frame = |n: usize| vec![n as u8; 60 + n % 7];
-        (0..10).for_each(|n| fifo.push(&frame(n), held(frame(n).len())));
+        (0..10).for_each(|n| fifo.push([&frame(n), &[]], held(frame(n).len())));
         let capacity = fifo.bytes.capacity();
         for n in 0..5000 {
             assert_eq!(fifo.front().unwrap().1, frame(n));
             fifo.pop();
-            fifo.push(&frame(n + 10), held(frame(n + 10).len()));
+            fifo.push(
+                [&frame(n + 10)[..9], &frame(n + 10)[9..]],
+                held(frame(n + 10).len()),
+            );
             assert_eq!(fifo.len(), 10);
             assert!(fifo.bytes.capacity() <= 2 * capacity);
             let octets: usize = (n + 1..n + 11).map(|n| frame(n).len() + 4).sum();

@@ -85,6 +85,26 @@ impl Size {
             ..self
         }
     }
+
+    /// The first `frames` of them.
+    pub(super) fn first(self, frames: usize) -> Self {
+        match frames < self.frames {
+            true => Self {
+                frames,
+                octets: self.longest * frames,
+                ..self
+            },
+            false => self,
+        }
+    }
+
+    /// As many of them as have room in so many bytes.
+    pub(super) fn fitting(self, octets: usize) -> Self {
+        match self.octets <= octets {
+            true => self,
+            false => self.first(octets / self.longest),
+        }
+    }
 }
 
 /// Checks what the backend says about offloads, and finds the headers of a super-frame.

@@ -121,7 +121,7 @@ impl RxQueue {
                     .without(progress.segment)
                     .octets,
             };
-            self.fifo.push(data, held);
+            self.fifo.push([data, &[]], held);
         }
     }
 }

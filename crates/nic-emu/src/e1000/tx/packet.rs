@@ -21,8 +21,6 @@ const COPY_WHOLE: usize = 128;
 const COPY_HEAD: usize = 64;
 /// Most bytes that are ever copied as a head: HDRLEN and every checksum field within reach of a context, and a tag.
 pub(super) const MAX_HEAD: usize = 264;
-/// Most segments of one super-frame. The part itself knows no bound; a sane MSS stays far below.
-const MAX_SEGMENTS: usize = 2048;
 
 /// What became of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -452,9 +450,6 @@ impl Packet {
             }),
         };
         let count = Layout::parse(proto, len, &offload)?.segments();
-        if count > MAX_SEGMENTS {
-            return None;
-        }
         if count == 1 {
             offload.gso = None;
         }
