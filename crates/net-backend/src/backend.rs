@@ -199,9 +199,9 @@ impl Meter {
 
 impl Way {
     /// Counts a frame of `len` bytes that passed as `segments` frames.
-    pub fn passed(&self, len: usize, segments: u64) {
+    pub fn passed(&self, len: usize, segments: usize) {
         self.frames.add_alone(1);
-        self.segments.add_alone(segments);
+        self.segments.add_alone(segments as u64);
         self.bytes.add_alone(len as u64);
     }
 }

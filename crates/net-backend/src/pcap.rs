@@ -25,9 +25,9 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
 /// A backend around another one, which writes down each frame that passes.
 ///
-/// The capture shows what a capture on the host would: super-frames whole, and checksums that are left to do. Writing to
-/// the file may wait for the disk, and each half for the other one: no frame meets a lock unless it is captured. When the
-/// disk is full the capture ends, and the traffic goes on.
+/// The capture shows what a capture on a host whose NIC has offloads would: super-frames whole, both ways, and checksums
+/// that are left to do. Writing to the file may wait for the disk, and each half for the other one: no frame meets a lock
+/// unless it is captured. When the disk is full the capture ends, and the traffic goes on.
 pub struct Pcap;
 
 /// The file, which both halves write to.

@@ -1,7 +1,7 @@
 //! A TAP interface of the host.
 //!
 //! Each frame is one system call, with a header before it that carries the offload requests: a guest's super-frame of
-//! 64 KiB leaves in one `writev` from where it lies in the guest's memory.
+//! 64 KiB leaves in one `writev` from where it lies in the guest's memory, and one of the host's comes in one `read`.
 
 mod error;
 mod open;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nic_emu::Time;
-use nic_emu::common::frame::{ETH_HEADER, Features, RxFrame, TxBurst, TxFrame};
+use nic_emu::common::frame::{ETH_HEADER, Features, RxCsum, RxFrame, TxBurst, TxFrame};
 use nic_emu::common::gso::Segments;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::backend::{Backend, Meter, Receiver, Room, RxBuf, Sender};
 use crate::netlink::Carrier;
 use crate::sys;
-use crate::vnet::{self, VnetHdr, segments};
+use crate::vnet::{self, VnetHdr};
 
 pub use error::TapError;
 pub use open::TapOptions;
@@ -160,6 +160,23 @@ fn writev(tun: BorrowedFd<'_>, head: [&[u8]; 2], body: &[guest_mem::GuestSlice<'
     }
 }
 
+/// Takes apart what was read. A checksum that was left to do is filled in; those of a super-frame are its segments'.
+/// None if header and frame contradict each other.
+fn understand(bytes: &mut [u8]) -> Option<RxFrame<'_>> {
+    let (hdr, data) = VnetHdr::mut_from_prefix(bytes).ok()?;
+    if data.len() < ETH_HEADER {
+        return None;
+    }
+    let mut meta = hdr.meta(data)?;
+    if let (RxCsum::Partial(csum), None) = (meta.csum, meta.gso) {
+        if !csum.complete(data) {
+            return None;
+        }
+        meta.csum = RxCsum::Valid;
+    }
+    Some(RxFrame { data, meta })
+}
+
 impl Sender for TapSender {
     fn features(&self) -> Features {
         Features {
@@ -174,7 +191,7 @@ impl Sender for TapSender {
     fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
         for (index, frame) in burst.frames().enumerate() {
             match self.write(&frame) {
-                Sent::Yes => self.tap.counters.tx.passed(frame.len(), segments(&frame)),
+                Sent::Yes => self.tap.counters.tx.passed(frame.len(), frame.segments()),
                 Sent::Blocked => return index,
                 Sent::Refused(errno) => {
                     // EIO: the interface is down.
@@ -203,27 +220,22 @@ impl Receiver for TapReceiver {
             return None;
         }
         let bytes = buf.with_header(vnet::LEN);
-        let len = match rustix::io::read(&self.tap.tun, &mut *bytes) {
-            Ok(len) => len,
+        let frame = match rustix::io::read(&self.tap.tun, &mut *bytes) {
+            Ok(len) => understand(&mut bytes[..len]),
             Err(Errno::AGAIN | Errno::INTR) => return None,
+            // A frame that the kernel could not describe to us. It has dropped it.
+            Err(Errno::INVAL) => None,
             Err(errno) => {
                 self.tap.lose(errno);
                 return None;
             }
         };
-        let bytes: &'b [u8] = &bytes[..len];
-        let Some((hdr, data)) = VnetHdr::read_from_prefix(bytes)
-            .ok()
-            .filter(|(_, data)| data.len() >= ETH_HEADER)
-        else {
-            self.tap.counters.rx.dropped.add_alone(1);
-            return None;
-        };
-        self.tap.counters.rx.passed(data.len(), 1);
-        Some(RxFrame {
-            data,
-            meta: hdr.meta(),
-        })
+        let counters = &self.tap.counters.rx;
+        match &frame {
+            Some(frame) => counters.passed(frame.data.len(), frame.segments()),
+            None => counters.dropped.add_alone(1),
+        }
+        frame
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -2,7 +2,8 @@
 //!
 //! Fields: `struct virtio_net_hdr` of `linux/virtio_net.h`, little endian after `TUNSETVNETLE`.
 
-use nic_emu::common::frame::{Csum, Gso, GsoKind, Offload, RxCsum, RxMeta, TxFrame};
+use nic_emu::common::frame::{Csum, Gso, GsoKind, Offload, RxCsum, RxMeta};
+use nic_emu::common::gso;
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -43,8 +44,11 @@ impl VnetHdr {
         hdr
     }
 
-    /// What the kernel says about a frame that we read.
-    pub(crate) fn meta(self) -> RxMeta {
+    /// What the kernel says about `frame`, which we read; none if it makes no sense.
+    ///
+    /// How long the headers are is asked of the headers: `hdr_len` is a hint that leaves out a VLAN tag, or may be the
+    /// length of whatever the kernel had at hand.
+    pub(crate) fn meta(self, frame: &[u8]) -> Option<RxMeta> {
         let csum = if self.flags & NEEDS_CSUM != 0 {
             RxCsum::Partial(Csum {
                 start: self.csum_start.get(),
@@ -55,25 +59,24 @@ impl VnetHdr {
         } else {
             RxCsum::Unknown
         };
-        let gso = GsoKind::from_virtio(self.gso_type).map(|kind| Gso {
-            kind,
-            hdr_len: self.hdr_len.get(),
-            mss: self.gso_size.get(),
-        });
-        RxMeta {
+        let gso = match (self.gso_type, csum) {
+            (0, _) => None,
+            (gso_type, RxCsum::Partial(csum)) => {
+                let kind = GsoKind::from_virtio(gso_type)?;
+                Some(Gso {
+                    kind,
+                    hdr_len: gso::header_len(frame, kind, csum.start)?,
+                    mss: self.gso_size.get(),
+                })
+            }
+            _ => return None,
+        };
+        Some(RxMeta {
             csum,
             gso,
             bad_fcs: false,
-        }
+        })
     }
-}
-
-/// How many frames `frame` becomes on the wire.
-pub(crate) fn segments(frame: &TxFrame<'_>) -> u64 {
-    frame.offload.gso.map_or(1, |gso| {
-        let payload = frame.len().saturating_sub(usize::from(gso.hdr_len));
-        payload.div_ceil(usize::from(gso.mss.max(1))).max(1) as u64
-    })
 }
 
 #[cfg(test)]
@@ -91,18 +94,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_request_survives_the_header(start: u16, offset: u16, kind in kinds(), hdr_len: u16, mss: u16) {
+        fn a_request_survives_the_header(start in 0u16..1000, offset: u16, kind in kinds(), hint: u16, mss: u16, words in 5u16..=15) {
             let csum = Csum { start, offset };
-            let gso = Some(Gso { kind, hdr_len, mss });
-            let meta = VnetHdr::of(Offload { csum: Some(csum), gso }).meta();
+            let gso = |hdr_len| Some(Gso { kind, hdr_len, mss });
+            let hdr = VnetHdr::of(Offload { csum: Some(csum), gso: gso(hint) });
+            let mut frame = vec![0; 2000];
+            frame[usize::from(start) + 12] = (words << 4) as u8;
+            let meta = hdr.meta(&frame).unwrap();
             prop_assert_eq!(meta.csum, RxCsum::Partial(csum));
-            prop_assert_eq!(meta.gso, gso);
+            let l4 = if kind == GsoKind::UdpL4 { 8 } else { words * 4 };
+            prop_assert_eq!(meta.gso, gso(start + l4));
         }
 
         #[test]
-        fn any_header_means_something(bytes: [u8; LEN]) {
-            let meta = VnetHdr::read_from_bytes(&bytes).unwrap().meta();
-            prop_assert_eq!(matches!(meta.csum, RxCsum::Partial(_)), bytes[0] & 1 != 0);
+        fn any_header_means_something_or_nothing(bytes: [u8; LEN], len in 14usize..100) {
+            let hdr = VnetHdr::read_from_bytes(&bytes).unwrap();
+            if let Some(meta) = hdr.meta(&vec![0; len]) {
+                let partial = matches!(meta.csum, RxCsum::Partial(_));
+                prop_assert_eq!(partial, bytes[0] & 1 != 0);
+                prop_assert!(partial || meta.gso.is_none());
+                prop_assert_eq!(meta.gso.is_some(), bytes[1] != 0);
+            } else {
+                prop_assert_ne!(bytes[1], 0);
+            }
         }
     }
 

@@ -164,7 +164,8 @@ const KEYS_HELP: &str = "\
 Keys of --nic:
   socket-path=PATH      where the hypervisor connects, or fd=N for an inherited listening socket
   net=tap               a TAP: ifname=NAME (made if there is none, and removed again), or tap-fd=N;
-                        ip=10.1.0.1/24 gives the host's side an address, bridge=br0 makes it a port
+                        ip=10.1.0.1/24 gives the host's side an address, bridge=br0 makes it a port;
+                        offload=off has the host cut super-frames and make checksums itself
   net=switch            switch=NAME joins the two NICs of this process that name the same switch
   net=null              frames vanish
   model=e1000           which NIC the guest sees

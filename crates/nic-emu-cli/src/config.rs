@@ -52,7 +52,7 @@ pub enum Net {
 }
 
 /// A TAP interface: by name, or inherited.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
     /// Name; the kernel chooses one if it is not given.
     pub ifname: Option<String>,
@@ -62,6 +62,8 @@ pub struct Tap {
     pub ip: Option<IpPrefix>,
     /// The bridge that the TAP becomes a port of.
     pub bridge: Option<String>,
+    /// The host may leave checksums and segmentation to us.
+    pub offload: bool,
 }
 
 /// Faults, in both directions.
@@ -78,7 +80,7 @@ pub struct Fault {
 }
 
 const KEYS: &str = "socket-path, fd, net, model, mac, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
-                    with net=tap also ifname, tap-fd, ip, bridge, and with net=switch also switch";
+                    with net=tap also ifname, tap-fd, ip, bridge, offload, and with net=switch also switch";
 
 impl NicConfig {
     /// Reads the keys of one NIC.
@@ -168,6 +170,7 @@ impl Net {
                     fd,
                     ip: ip_prefix(keys)?,
                     bridge: keys.take("bridge"),
+                    offload: keys.take_switch("offload", true)?,
                 };
                 if tap.fd.is_some() && tap.ifname.is_some() {
                     return Err(UsageError("give either ifname or tap-fd, not both".into()));
@@ -281,7 +284,7 @@ mod tests {
 
     #[test]
     fn all_keys_are_understood() {
-        let config = nic("socket-path=/run/nic0.sock,net=tap,ifname=tap0,ip=10.1.0.1/24,bridge=br0,\
+        let config = nic("socket-path=/run/nic0.sock,net=tap,ifname=tap0,ip=10.1.0.1/24,bridge=br0,offload=off,\
                           mac=52:54:00:12:34:56,model=e1000,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
                           fault-seed=7")
         .unwrap();
@@ -294,6 +297,7 @@ mod tests {
                 len: 24,
             }),
             bridge: Some("br0".into()),
+            offload: false,
         };
         assert_eq!(config.net, Net::Tap(tap));
         assert_eq!(config.mac.unwrap().to_string(), "52:54:00:12:34:56");
@@ -342,6 +346,8 @@ mod tests {
             ("fd=3,net=tap,ip=10.1.0.1", "ip=10.1.0.1"),
             ("fd=3,net=tap,ip=10.1.0.1/33", "ip=10.1.0.1/33"),
             ("fd=3,net=null,rx-overrun=wait", "rx-overrun=wait"),
+            ("fd=3,net=tap,offload=yes", "offload=yes"),
+            ("fd=3,net=null,offload=on", "offload=on"),
             ("fd=3,net=null,fault-loss=2", "fault-loss=2"),
             ("fd=3,net=null,fault-delay=1h", "fault-delay=1h"),
             ("fd=3,net=null,fault-seed=1", "fault-seed"),

@@ -66,6 +66,22 @@ impl Keys {
         text.parse().map(Some).map_err(|_| bad())
     }
 
+    /// Removes the value of `key`, which is `on`, `off`, or `default` if it is not given.
+    ///
+    /// # Errors
+    ///
+    /// The value is neither.
+    pub fn take_switch(&mut self, key: &str, default: bool) -> Result<bool, UsageError> {
+        match self.take(key).as_deref() {
+            None => Ok(default),
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(other) => Err(UsageError(format!(
+                "{key}={other} is unknown: give on or off"
+            ))),
+        }
+    }
+
     /// Ends the parsing: any option still here is one that nobody knows, or that does not go with the others.
     ///
     /// # Errors

@@ -89,6 +89,7 @@ fn tap(options: &config::Tap) -> Result<Tap> {
         ifname: options.ifname.clone().unwrap_or_else(|| "tap%d".into()),
         ip: options.ip,
         bridge: options.bridge.clone(),
+        offload: options.offload,
         ..TapOptions::default()
     };
     match options.fd {

@@ -23,6 +23,7 @@ pub(crate) fn network(counters: &Counters) -> impl Display {
         "tx_segments",
         "tx_bytes",
         "rx_frames",
+        "rx_segments",
         "rx_bytes",
     ];
     Line(
@@ -34,13 +35,14 @@ pub(crate) fn network(counters: &Counters) -> impl Display {
 }
 
 /// Each counter of the network's side by its name.
-pub(crate) fn all(counters: &Counters) -> [(&'static str, u64); 10] {
+pub(crate) fn all(counters: &Counters) -> [(&'static str, u64); 11] {
     let c = counters;
     [
         ("tx_frames", c.tx_frames),
         ("tx_segments", c.tx_segments),
         ("tx_bytes", c.tx_bytes),
         ("rx_frames", c.rx_frames),
+        ("rx_segments", c.rx_segments),
         ("rx_bytes", c.rx_bytes),
         ("tx_dropped", c.tx_dropped),
         ("rx_dropped", c.rx_dropped),

@@ -266,7 +266,7 @@ fn nothing_lost(mut set: Set) -> Result<String> {
     .sum();
     same(
         "frames to the guest, backend and model with drops",
-        backend.get("rx_frames"),
+        backend.get("rx_segments"),
         model.get("rx_frames") + refused,
     )?;
 

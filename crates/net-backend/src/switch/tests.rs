@@ -66,7 +66,7 @@ fn nonsense_requests_are_dropped_and_counted() {
     assert_eq!(a.tx.send(&burst(&[(frame, offload)]), NOW), 1);
     assert_eq!(a.counters.counters().tx_dropped, 1);
     // More segments than the ring has places: bounded, and the sender goes on.
-    let endless = tcp_super(0, 1, &pattern(5000));
+    let endless = tcp_super(0, 3, &pattern(5000));
     assert_eq!(a.tx.send(&burst(&[endless]), NOW), 1);
     assert_eq!(drain(&mut *b.rx, NOW).len(), RING);
     // A segment that no NIC takes.

@@ -16,8 +16,11 @@ use crate::vnet;
 /// The interface carries Ethernet frames, with a virtio header before each and nothing else.
 const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
+/// What the kernel may leave to us. All kernels since 2.6.27 know these; UDP segmentation came with 6.2.
+const OFFLOAD: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+
 /// How to set a TAP up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TapOptions {
     /// Name of the interface, up to 15 bytes; the kernel replaces a `%d` by a free number. Created if there is none.
     /// Not looked at with an inherited descriptor.
@@ -30,6 +33,22 @@ pub struct TapOptions {
     pub mtu: Option<u32>,
     /// Frames that the host queues for the guest; 1000 in a new one.
     pub txqueuelen: Option<u32>,
+    /// The host may leave checksums and the cutting of TCP super-frames to us, which is the default. Otherwise what it
+    /// hands over is complete, and of the MTU's size.
+    pub offload: bool,
+}
+
+impl Default for TapOptions {
+    fn default() -> Self {
+        Self {
+            ifname: String::new(),
+            ip: None,
+            bridge: None,
+            mtu: None,
+            txqueuelen: None,
+            offload: true,
+        }
+    }
 }
 
 impl Tap {
@@ -86,8 +105,8 @@ impl Tap {
     fn attach(tun: OwnedFd, name: String, options: &TapOptions) -> Result<Self, TapError> {
         sys::tun_set_vnet_hdr_size(tun.as_fd(), vnet::LEN).map_err(os(&name, "TUNSETVNETHDRSZ"))?;
         sys::tun_set_vnet_le(tun.as_fd()).map_err(os(&name, "TUNSETVNETLE"))?;
-        // What the kernel hands us is complete: of the MTU's size, with its checksums in place.
-        sys::tun_set_offload(tun.as_fd(), 0).map_err(os(&name, "TUNSETOFFLOAD"))?;
+        let offload = if options.offload { OFFLOAD } else { 0 };
+        sys::tun_set_offload(tun.as_fd(), offload).map_err(os(&name, "TUNSETOFFLOAD"))?;
 
         let mac = sys::tun_hwaddr(tun.as_fd()).map_err(os(&name, "SIOCGIFHWADDR"))?;
         let mut requests = Requests::open().map_err(os(&name, "open a netlink socket"))?;

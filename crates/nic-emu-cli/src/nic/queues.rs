@@ -18,7 +18,8 @@ use super::joint::{Joint, SavedQueues};
 use super::{TOKEN_FRAMES, TOKEN_LINK, TOKEN_ROOM};
 use crate::loopback;
 
-/// Bursts sent and frames received in one turn; who has more goes to the back of the list.
+/// Bursts sent and frames received in one turn, a super-frame counted as what it is cut into; who has more goes to the
+/// back of the list.
 const TX_BURSTS_PER_TURN: usize = 8;
 const RX_FRAMES_PER_TURN: usize = 128;
 /// Frames thrown away at once when reception is switched on: what came while it was off never was for this guest.
@@ -284,8 +285,8 @@ impl Queues {
                 self.rx_ready = false;
                 break;
             };
+            budget = budget.saturating_sub(frame.segments());
             self.rx.deliver(&mem, frame, now);
-            budget -= 1;
         }
         let told = self.rx.finish(&mem, now);
         budget == 0 && told.is_ok()
@@ -297,10 +298,11 @@ impl Queues {
         let enabled = self.rx.enabled() && self.joint.operator.is_plugged();
         if enabled && !self.rx_enabled {
             for _ in 0..BACKLOG {
-                if self.backend.rx.recv(rx_buf, now).is_none() {
+                let Some(frame) = self.backend.rx.recv(rx_buf, now) else {
                     break;
-                }
-                self.joint.shared().counters.rx_disabled.add(1);
+                };
+                let frames = frame.segments() as u64;
+                self.joint.shared().counters.rx_disabled.add(frames);
             }
         }
         self.rx_enabled = enabled;
