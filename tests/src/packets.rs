@@ -13,8 +13,8 @@ use crate::latency::{FRAME, Flood};
 
 /// What a guest may take for one job, the firmware included.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the guest stays when its job is done, for us to look at its QEMU.
-const LINGER: &str = "linger=1000";
+/// How long the guest waits before its job and stays after it, for us to look at everybody's counters.
+const PAUSES: &str = "delay=500 linger=1000";
 
 /// Where the guest's frames go, and who counts what they cost.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ impl Flow {
 /// # Errors
 /// The guest does not come up, or the frames do not leave.
 pub fn send(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
-    let mut guest = bare.start(&format!("test=tx count={count} size={FRAME} {LINGER}"))?;
+    let mut guest = bare.start(&format!("test=tx count={count} size={FRAME} {PAUSES}"))?;
     guest.record("ready", PATIENCE)?;
     let before = Seen::now(&guest, way)?;
     let done = guest.record("tx", PATIENCE)?;
@@ -77,7 +77,7 @@ pub fn send(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
 /// The guest does not come up, or no frames arrive.
 pub fn receive(bare: BareBuilder, way: &Way<'_>, count: u32, rate: u32) -> Result<Flow> {
     const EVERYBODY: [u8; 6] = [0xFF; 6];
-    let mut guest = bare.start(&format!("test=rx count={count} idle=20000 {LINGER}"))?;
+    let mut guest = bare.start(&format!("test=rx count={count} idle=20000 {PAUSES}"))?;
     guest.record("ready", PATIENCE)?;
     let before = Seen::now(&guest, way)?;
     let flood = Flood::start(way.netns, way.tap, EVERYBODY, rate)?;

@@ -43,6 +43,7 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
          mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
     );
     report!(serial, "ready");
+    nic.bus.wait(u64::from(args.delay) * MS);
     let done = match args.job {
         Job::Probe | Job::Msix => Ok(()),
         Job::Mmio => {
