@@ -38,6 +38,20 @@ pub fn nic_emu_bench() -> Result<PathBuf> {
     executable(build, "nic-emu-bench")
 }
 
+/// A release build of the program whose instructions are counted, built now: from this workspace, or from a copy of it.
+///
+/// # Errors
+/// It does not build.
+pub fn instructions(workspace: &Path) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.current_dir(workspace);
+    build.args(["build", "--release", "--package", "nic-emu-bench"]);
+    build.args(["--no-default-features", "--features", "engine"]);
+    build.args(["--bin", "instructions"]);
+    build.stderr(Stdio::inherit());
+    executable(build, "instructions")
+}
+
 /// The guest without an operating system, ready for [`nic_emu_lab::Lab::bare`]: the image that `NIC_EMU_BARE_GUEST`
 /// names, else built now, once per process.
 ///

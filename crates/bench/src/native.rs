@@ -1,10 +1,12 @@
 //! Which things are measured, and what is told of them.
 
+use std::cell::RefCell;
+
 use anyhow::Result;
 use guest_driver::{Offload, packet};
 use net_backend::{Backend, Null};
 
-use crate::engine::{MAC, Receive, Source, Switched, Transmit};
+use crate::engine::{Duplex, MAC, OnOne, OnTwo, Receive, Source, Switched, Transmit};
 use crate::floor::{BareReceive, BareTransmit, RawRead, RawWrite};
 use crate::options::Options;
 use crate::processors;
@@ -25,17 +27,19 @@ const ELSEWHERE: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
 /// The machine lacks something, or we may not have it.
 pub fn run(options: &Options, mut told: impl FnMut(&Figure)) -> Result<Vec<Figure>> {
     let cpus = processors::allowed()?;
-    let background = Background::new(cpus.get(1).copied());
+    let other = cpus.get(1).copied();
+    let background = Background::new(other);
     if let Some(&cpu) = cpus.first() {
         processors::stay_on(cpu)?;
     }
     let mut bench = Bench {
         options,
+        other,
         background,
         figures: Vec::new(),
         told: &mut told,
     };
-    let measures = [Bench::null, Bench::tap, Bench::switch];
+    let measures = [Bench::null, Bench::tap, Bench::switch, Bench::duplex];
     for measure in measures {
         for &size in &options.sizes {
             measure(&mut bench, size as usize)?;
@@ -46,6 +50,8 @@ pub fn run(options: &Options, mut told: impl FnMut(&Figure)) -> Result<Vec<Figur
 
 struct Bench<'o> {
     options: &'o Options,
+    /// The processor for a second thread, if there is one.
+    other: Option<usize>,
     background: Background,
     figures: Vec<Figure>,
     told: &'o mut dyn FnMut(&Figure),
@@ -84,13 +90,25 @@ impl Bench<'_> {
             let frame = packet::plain(ELSEWHERE, MAC, size, 1);
             let floor = &mut RawWrite::new(tap::descriptor(&tap)?, &frame, frames);
             let mut ours = Transmit::new(ring, &frame, Offload::None, &mut *tap.tx)?;
-            self.beside(&tx, &mut ours, floor, "plain writes to the same TAP", 0.8);
+            self.beside(
+                &tx,
+                &mut ours,
+                floor,
+                "the speed of plain writes to the same TAP",
+                0.8,
+            );
         }
         if self.options.wants(&rx) {
             let feeder = Feeder::new(size)?;
             let floor = &mut RawRead::new(tap::descriptor(&tap)?, &feeder, frames);
             let mut ours = Receive::new(ring, Source::Tap(&mut *tap.rx, &feeder))?;
-            self.beside(&rx, &mut ours, floor, "plain reads of the same TAP", 0.8);
+            self.beside(
+                &rx,
+                &mut ours,
+                floor,
+                "the speed of plain reads of the same TAP",
+                0.8,
+            );
         }
         anyhow::ensure!(
             tap.counters.counters().tx_dropped == 0,
@@ -116,6 +134,33 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Both ways at once, on two threads and on one.
+    fn duplex(&mut self, size: usize) -> Result<()> {
+        let Some(other) = self.other else {
+            return Ok(());
+        };
+        let ring = self.options.ring();
+        let packet = packet::plain(ELSEWHERE, MAC, size, 1);
+        let frame = packet::plain(MAC, ELSEWHERE, size, 1);
+        for backend in ["null", "tap"] {
+            let name = format!("engine.{backend}.duplex.{size}");
+            if !self.options.wants(&name) {
+                continue;
+            }
+            let (to, from) = match backend {
+                "tap" => {
+                    let tap = tap::open("bench0")?;
+                    (tap.tx, Some((tap.rx, Feeder::new(size)?)))
+                }
+                _ => (Backend::from(Null::new()).tx, None),
+            };
+            let nic = RefCell::new(Duplex::new(ring, &packet, &frame, to, from, other)?);
+            let (mut two, mut one) = (OnTwo(&nic), OnOne(&nic));
+            self.beside(&name, &mut two, &mut one, "one thread's speed", 1.5);
+        }
+        Ok(())
+    }
+
     /// Measures `ours` and `floor` in turns.
     fn beside(
         &mut self,
@@ -128,7 +173,7 @@ impl Bench<'_> {
         let measured = interleave(self.options.plan(), &self.background, &mut [ours, floor]);
         let mut figure = figure(name.to_owned(), &measured);
         let ratio = spread(measured.ratios(0, 1));
-        figure.goal = Some(Goal::new("share of the floor's speed", goal, ratio.median));
+        figure.goal = Some(Goal::new(what, goal, ratio.median));
         figure.floor = Some(Floor {
             what: what.to_owned(),
             ns: spread(measured.per_frame[1].iter().copied()),
@@ -143,7 +188,7 @@ impl Bench<'_> {
     }
 }
 
-const BARE: &str = "the same copies and descriptor stores in a bare loop";
+const BARE: &str = "the speed of the same copies and descriptor stores in a bare loop";
 
 /// Of the first contender.
 fn figure(name: String, measured: &Measured) -> Figure {

@@ -91,7 +91,7 @@ impl fmt::Display for Figure {
         let millions = self.per_second / 1e6;
         write!(f, "{name:24} {ns:.1} ns, {millions:.3} M/s")?;
         if let Some(Floor { what, ns, ratio }) = &self.floor {
-            write!(f, ", {ratio:.2} of {what} ({:.1} ns)", ns.median)?;
+            write!(f, ", {ratio:.2} times {what} ({:.1} ns)", ns.median)?;
         }
         match &self.goal {
             Some(goal) if goal.met => write!(f, ", goal {} reached", goal.least),

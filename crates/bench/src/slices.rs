@@ -177,7 +177,7 @@ impl Background {
 }
 
 /// Waits for a value, and lets others run if it takes long.
-fn wait_for(word: &AtomicU64, value: u64) {
+pub(crate) fn wait_for(word: &AtomicU64, value: u64) {
     let mut tries = 0u32;
     while word.load(Ordering::Acquire) != value {
         tries += 1;

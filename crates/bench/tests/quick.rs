@@ -3,7 +3,7 @@
 use clap::Parser;
 use nic_emu_bench::options::Options;
 use nic_emu_bench::report::Figure;
-use nic_emu_bench::{native, tap};
+use nic_emu_bench::{native, processors, tap};
 
 /// Set in the environment of a test that runs as root of a user namespace.
 const IN_USER_NAMESPACE: &str = "NIC_EMU_BENCH_IN_USER_NAMESPACE";
@@ -34,7 +34,12 @@ fn names(figures: &[Figure]) -> Vec<&str> {
 
 #[test]
 fn without_a_network() {
-    let figures = measure(&["--sizes=60,1514", "engine.null", "engine.switch"]);
+    let figures = measure(&[
+        "--sizes=60,1514",
+        "engine.null.tx",
+        "engine.null.rx",
+        "engine.switch",
+    ]);
     let expected = [
         "engine.null.tx.60",
         "engine.null.rx.60",
@@ -53,11 +58,22 @@ fn only_what_is_asked_for() {
 }
 
 #[test]
+fn both_ways_on_one_thread_and_on_two() {
+    // Before the thread is put on one of them.
+    let expected: &[&str] = match processors::allowed().unwrap().len() {
+        1 => &[],
+        _ => &["engine.null.duplex.60"],
+    };
+    let figures = measure(&["--sizes=60", "--ring=64", "engine.null.duplex"]);
+    assert_eq!(names(&figures), expected);
+}
+
+#[test]
 fn on_a_tap() {
     // The namespace is the thread's.
     std::thread::spawn(|| {
         if tap::enter_namespace().is_ok() {
-            let figures = measure(&["--sizes=60", "engine.tap"]);
+            let figures = measure(&["--sizes=60", "engine.tap.tx", "engine.tap.rx"]);
             return assert_eq!(names(&figures), ["engine.tap.tx.60", "engine.tap.rx.60"]);
         }
         assert!(

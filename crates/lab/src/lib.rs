@@ -21,6 +21,7 @@
 mod apt;
 mod bare;
 mod channel;
+mod counting;
 mod cpio;
 mod error;
 mod image;
@@ -41,6 +42,7 @@ mod vm;
 
 pub use bare::{Bare, BareBuilder, Record};
 pub use channel::{Channel, Output};
+pub use counting::Counting;
 pub use error::{Error, Result};
 pub use kernel::{Kernel, Suite};
 pub use machine::{Accel, Memory};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::bare::BareBuilder;
+use crate::counting::{self, Counting};
 use crate::qemu::Qemu;
 use crate::tools::Tools;
 use crate::vm::VmBuilder;
@@ -122,6 +123,14 @@ impl Lab {
     /// As [`Lab::prepare`].
     pub fn tools(&self) -> Result<Tools> {
         tools::ensure(self)
+    }
+
+    /// Programs that count instructions and system calls of others. Not part of [`Lab::prepare`].
+    ///
+    /// # Errors
+    /// As [`Lab::prepare`].
+    pub fn counting(&self) -> Result<Counting> {
+        counting::ensure(self)
     }
 
     /// A command that runs `ip`, `tc`, `bridge`, `ss`, `ping`, `iperf3`, `ethtool` or `busybox` on the host, whether

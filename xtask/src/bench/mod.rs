@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what is measured, and where the figures go.
 
+mod instructions;
 mod native;
 mod vm;
 
@@ -17,12 +18,15 @@ pub(crate) enum Bench {
     Vm(vm::Options),
     /// NICs driven natively, beside what the same frames cost at the least: needs root.
     Native(native::Options),
+    /// Instructions per frame, counted: the same for the same commit, whatever else the machine does.
+    Instructions(instructions::Options),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::Vm(options) => vm::run(options),
         Bench::Native(options) => native::run(options),
+        Bench::Instructions(options) => instructions::run(options),
     }
 }
 

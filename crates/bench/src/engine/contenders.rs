@@ -13,7 +13,7 @@ use crate::slices::Contender;
 use crate::tap::Feeder;
 
 /// The time that the daemon tells its models.
-fn monotonic() -> Time {
+pub(super) fn monotonic() -> Time {
     let now = clock_gettime(ClockId::Monotonic);
     Time(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }

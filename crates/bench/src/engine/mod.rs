@@ -3,6 +3,8 @@
 mod bus;
 #[cfg(feature = "native")]
 mod contenders;
+#[cfg(feature = "native")]
+mod duplex;
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use nic_emu::e1000::{self, Shared};
 pub use bus::ControlBus;
 #[cfg(feature = "native")]
 pub use contenders::{Receive, Source, Switched, Transmit};
+#[cfg(feature = "native")]
+pub use duplex::{Duplex, OnOne, OnTwo};
 
 /// Bursts that the daemon sends, and frames that it receives, before it looks at anything else.
 pub const TX_BURSTS_PER_TURN: usize = 8;
