@@ -1,4 +1,4 @@
-//! Guests that come all at once, and one that takes its memory away.
+//! Guests that come all at once, one that takes its memory away, and one that does not take what it is sent.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 
+use guest_driver::bus::until;
 use guest_driver::packet::plain;
 use guest_driver::socket::Socket;
-use guest_driver::{Config, E1000, Offload};
-use nic_emu::e1000::bits::tctl;
+use guest_driver::{Bus, Config, E1000, Offload};
+use nic_emu::e1000::bits::{ctrl, fcrtl, tctl};
 use nic_emu::e1000::regs::Reg;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -18,21 +19,27 @@ use vfio_user::wire::dma_map_flags;
 
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
 
-/// A daemon process with some NICs that lead nowhere.
+/// A daemon process with some NICs.
 struct Daemon {
     dir: TempDir,
     child: Child,
 }
 
 impl Daemon {
+    /// NICs that lead nowhere.
     fn start(nics: usize) -> Self {
+        Self::with(&vec!["net=null"; nics])
+    }
+
+    /// NICs with these keys.
+    fn with(nics: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"));
         command.env_remove("RUST_LOG").arg("serve");
-        for nic in 0..nics {
+        for (nic, keys) in nics.iter().enumerate() {
             let path = dir.path().join(nic.to_string());
             command.arg("--nic");
-            command.arg(format!("socket-path={},net=null", path.display()));
+            command.arg(format!("socket-path={},{keys}", path.display()));
         }
         let mut child = command
             .stdout(Stdio::piped())
@@ -40,9 +47,9 @@ impl Daemon {
             .spawn()
             .expect("the program starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let lines = stdout.lines().take(3 * nics).count();
+        let lines = stdout.lines().take(3 * nics.len()).count();
         let daemon = Self { dir, child };
-        assert_eq!(lines, 3 * nics, "not ready");
+        assert_eq!(lines, 3 * nics.len(), "not ready");
         daemon
     }
 
@@ -150,4 +157,103 @@ fn a_guest_whose_memory_shrinks_harms_no_other() {
     drop(neighbour);
     let log = daemon.terminate();
     assert_eq!(log.matches("has shrunk the file").count(), 1, "{log}");
+}
+
+/// Two guests on one cable; the second one has 7 buffers, and loses what does not fit them and its FIFO.
+fn sender_and_slow_receiver() -> (Daemon, E1000<Socket>, E1000<Socket>) {
+    let daemon = Daemon::with(&["net=switch,switch=a", "net=switch,switch=a,rx-overrun=drop"]);
+    let start = |nic, rx_count| {
+        let bus = Socket::connect(daemon.socket(nic)).expect("a NIC");
+        let config = Config {
+            tx_count: 256,
+            rx_count,
+            ..Config::default()
+        };
+        E1000::start(bus, config).expect("it works")
+    };
+    let (sender, receiver) = (start(0, 64), start(1, 8));
+    (daemon, sender, receiver)
+}
+
+const FRAME: usize = 1000;
+
+/// Takes all frames with these numbers out, in order.
+fn take(nic: &mut E1000<Socket>, from: [u8; 6], numbers: std::ops::Range<u32>) {
+    let mut bytes = vec![0; 2048];
+    for number in numbers {
+        let deadline = nic.bus.now() + 60_000_000_000;
+        while nic.receive(&mut bytes).is_none() {
+            assert!(nic.bus.now() < deadline, "frame {number} is missing");
+        }
+        let want = plain(nic.mac, from, FRAME, number);
+        assert!(bytes[..FRAME] == want[..], "frame {number} is another");
+    }
+}
+
+fn register(nic: &mut E1000<Socket>, reg: Reg) -> u32 {
+    nic.bus.read32(reg.offset())
+}
+
+#[test]
+fn what_finds_no_room_is_lost_and_counted() {
+    const SENT: u32 = 100;
+    // 48 KiB, less than one frame.
+    const WAIT: u32 = (48 << 10) / (FRAME as u32 + 4);
+    const KEPT: u32 = 7 + WAIT;
+    let (daemon, mut sender, mut receiver) = sender_and_slow_receiver();
+    for number in 0..SENT {
+        let frame = plain(receiver.mac, sender.mac, FRAME, number);
+        assert!(sender.send(&frame, Offload::None));
+        assert!(sender.flush(60_000_000_000), "frame {number} is not sent");
+    }
+    let mut arrived = 0;
+    let all = until(&mut receiver.bus, 60_000_000_000, |bus| {
+        arrived += bus.read32(Reg::TPR.offset());
+        arrived == SENT
+    });
+    assert!(all, "only {arrived} arrived");
+    assert_eq!(register(&mut receiver, Reg::MPC), SENT - KEPT);
+    assert_eq!(register(&mut receiver, Reg::RNBC), SENT - 7);
+    assert_eq!(register(&mut receiver, Reg::GPRC), KEPT);
+    take(&mut receiver, sender.mac, 0..KEPT);
+    assert!(receiver.receive(&mut [0; 2048]).is_none());
+    drop((sender, receiver));
+    let log = daemon.terminate();
+    assert!(log.contains("no_descriptor=45"), "{log}");
+}
+
+#[test]
+fn with_flow_control_the_sender_waits_and_nothing_is_lost() {
+    const SENT: u32 = 200;
+    let (_daemon, mut sender, mut receiver) = sender_and_slow_receiver();
+    for (nic, bits) in [(&mut sender, ctrl::RFCE), (&mut receiver, ctrl::TFCE)] {
+        let set = [
+            (Reg::FCAL, 0x00c2_8001),
+            (Reg::FCAH, 0x0100),
+            (Reg::FCT, 0x8808),
+            (Reg::FCTTV, 0xffff),
+            (Reg::FCRTL, 4 << 10 | fcrtl::XONE),
+            (Reg::FCRTH, 8 << 10),
+        ];
+        for (reg, value) in set {
+            nic.bus.write32(reg.offset(), value);
+        }
+        let before = register(nic, Reg::CTRL);
+        nic.bus.write32(Reg::CTRL.offset(), before | bits);
+    }
+    for number in 0..SENT {
+        let frame = plain(receiver.mac, sender.mac, FRAME, number);
+        assert!(sender.send(&frame, Offload::None));
+    }
+    let heard = until(&mut sender.bus, 60_000_000_000, |bus| {
+        bus.read32(Reg::XOFFRXC.offset()) > 0
+    });
+    assert!(heard, "no XOFF came");
+    take(&mut receiver, sender.mac, 0..SENT);
+    assert!(sender.flush(60_000_000_000));
+    assert_eq!(register(&mut receiver, Reg::MPC), 0);
+    assert_eq!(register(&mut receiver, Reg::GPRC), SENT);
+    assert!(register(&mut receiver, Reg::XOFFTXC) > 0);
+    assert!(register(&mut receiver, Reg::XONTXC) > 0);
+    assert_eq!(register(&mut sender, Reg::GPRC), 0, "pause frames are none");
 }

@@ -134,10 +134,10 @@ impl Control {
             return self.listen_again;
         }
         let shared = self.joint.shared();
-        let line = shared.irq.deadline();
+        let line = shared.deadline();
         self.joint.arm(line);
         // What the queues have moved meanwhile, they may not have compared with this yet.
-        let line = [line, shared.irq.deadline()].into_iter().flatten().min();
+        let line = [line, shared.deadline()].into_iter().flatten().min();
         [line, self.engine.deadline(), self.listen_again]
             .into_iter()
             .flatten()

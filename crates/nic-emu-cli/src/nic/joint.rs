@@ -157,7 +157,7 @@ impl Joint {
 
     /// Whether the interrupt line may change by itself before the control means to look at it.
     pub(crate) fn is_due_earlier(&self) -> bool {
-        let due = self.shared.irq.deadline();
+        let due = self.shared.deadline();
         !self.is_stopped() && due.is_some_and(|due| due.0 < self.armed.load(SeqCst))
     }
 

@@ -236,6 +236,9 @@ impl Nic {
         self.pass_epochs(now);
         if let Some(control) = &mut self.control {
             control.run_timers(now);
+            if self.queues.is_none() && self.joint.wants_queues() {
+                self.joint.queues.wake();
+            }
         }
         let more = match &mut self.queues {
             Some(queues) => queues.turn(now, rx_buf, epoll)?,

@@ -1,7 +1,7 @@
 //! Marvell 88E1011 copper PHY as built into 82540-class parts, seen through its MDIO registers.
 //!
 //! Registers 0 to 15 are IEEE 802.3 clause 22, 16 and up are Marvell's. The far end of the cable is a partner that
-//! can do everything except pause frames and needs [`AUTONEG`] to agree.
+//! can do everything and needs [`AUTONEG`] to agree.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,8 +66,8 @@ const PSSR_SPEED_SHIFT: u16 = 14;
 const INT_LINK_CHANGED: u16 = 1 << 10;
 const INT_AN_COMPLETE: u16 = 1 << 11;
 
-/// The partner's base page with acknowledge: 10 and 100 Mb/s, both duplexes, no pause.
-const PARTNER: u16 = 0x41E1;
+/// The partner's base page with acknowledge: 10 and 100 Mb/s, both duplexes, pause frames both ways.
+const PARTNER: u16 = 0x4DE1;
 /// The partner's gigabit abilities, and both receivers are fine.
 const PARTNER_GIGABIT: u16 = 0x3C00;
 

@@ -116,6 +116,13 @@ pub mod rctl {
 pub mod tctl {
     pub const EN: u32 = 1 << 1;
     pub const PSP: u32 = 1 << 3;
+    pub const SWXOFF: u32 = 1 << 22;
+}
+
+/// FCRTL.
+pub mod fcrtl {
+    pub const RTL: u32 = 0xFFF8;
+    pub const XONE: u32 = 1 << 31;
 }
 
 /// RDTR and TIDV.

@@ -180,7 +180,6 @@ const TCTL: &[Field] = fields![
     PSP = tctl::PSP,
     CT = 0xFF << 4,
     COLD = 0x3FF << 12,
-    SWXOFF = 1 << 22,
     RTLC = 1 << 24,
     NRTU = 1 << 25,
 ];

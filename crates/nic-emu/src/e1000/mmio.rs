@@ -4,7 +4,8 @@
 //! harm: a read extracts its bytes from the dwords it touches, each read once; a write reaches the dwords that it covers
 //! whole and no others. Offsets where nothing answers read 0 and take no writes. None of this fails.
 
-use super::bits::{cause, ctrl, ctrl_ext, delay, eecd, eerd, mdic, wuc};
+use super::bits::{cause, ctrl, ctrl_ext, delay, eecd, eerd, mdic, tctl, wuc};
+use super::flow::Pause;
 use super::regs::{BAR0_SIZE, PBM, Reg};
 use super::{Control, IO_BAR, Kick, REGISTER_BAR};
 use crate::Time;
@@ -112,6 +113,7 @@ impl Control {
                 let grant = if value & eecd::REQ != 0 { eecd::GNT } else { 0 };
                 value | data_out | grant | eecd::PRES
             }
+            Reg::STATUS => self.show_pause(now),
             Reg::ICR => self.shared.irq.acknowledge(now),
             Reg::ICS => self.shared.irq.causes(now),
             _ => self.shared.regs.read(reg, n),
@@ -165,6 +167,13 @@ impl Control {
                 let status = self.shared.regs.get(reg) & !value & wuc::PME_STATUS;
                 self.shared.regs.set(reg, value & reg.row().mask | status);
             }
+            Reg::TCTL => {
+                self.shared.regs.write(reg, n, value);
+                // Clears itself.
+                if value & tctl::SWXOFF != 0 {
+                    self.shared.flow.ask(Pause::Xoff);
+                }
+            }
             _ => self.shared.regs.write(reg, n, value),
         }
         match reg {
@@ -189,6 +198,9 @@ impl Control {
             return kick | self.settle_link();
         }
         self.shared.regs.write(Reg::CTRL, 0, value);
+        if value & ctrl::RFCE == 0 {
+            self.shared.flow.resume();
+        }
         self.phy.hold_reset(value & ctrl::PHY_RST != 0, now);
         self.settle_link()
     }

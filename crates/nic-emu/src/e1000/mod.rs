@@ -11,6 +11,7 @@ pub mod bits;
 pub mod counters;
 pub mod desc;
 pub mod fields;
+pub mod flow;
 pub mod irq;
 pub mod mmio;
 pub mod regs;
@@ -25,6 +26,7 @@ use crate::common::phy::Phy;
 use crate::pci::{Bar, BarKind, Capability, Function, Identity};
 use bits::{cause, ctrl, rah, status};
 pub use counters::{Counters, CountersSnapshot};
+use flow::Flow;
 use irq::Irq;
 use regs::{BAR0_SIZE, Domain, Reg, Regs};
 use rx::RxQueue;
@@ -110,6 +112,8 @@ pub struct Shared {
     pub regs: Arc<Regs>,
     /// Interrupt causes, mask, throttle and line.
     pub irq: Irq,
+    /// Pause frames, heard and sent.
+    pub flow: Flow,
     /// PCI COMMAND.MASTER: without it, no DMA.
     pub bus_master: AtomicBool,
     /// STATUS.LU: the guest has link.
@@ -127,6 +131,7 @@ impl Shared {
         let regs = Arc::new(Regs::default());
         Shared {
             irq: Irq::new(regs.clone()),
+            flow: Flow::default(),
             regs,
             bus_master: AtomicBool::new(false),
             link: AtomicBool::new(false),
@@ -134,6 +139,15 @@ impl Shared {
             generation: AtomicU64::new(0),
             counters: Counters::default(),
         }
+    }
+
+    /// When something happens by itself that whoever owns the control has to look at: the interrupt line
+    /// ([`Irq::deadline`]), or flow control, which is part of [`Control::deadline`].
+    pub fn deadline(&self) -> Option<Time> {
+        [self.irq.deadline(), self.flow.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The number of resets so far.
@@ -239,13 +253,21 @@ impl Control {
 
     /// When [`run_timers`](Control::run_timers) has something to do. An idle NIC wants nothing.
     pub fn deadline(&self) -> Option<Time> {
-        self.phy.deadline()
+        [self.phy.deadline(), self.shared.flow.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due by now.
     pub fn run_timers(&mut self, now: Time) -> Kick {
         self.phy.run(now);
-        self.settle_link()
+        let mut kick = self.settle_link();
+        if self.shared.flow.run(now) {
+            self.show_pause(now);
+            kick |= Kick::TX;
+        }
+        kick
     }
 
     /// Resets everything but the cable and, unless it is [`ResetKind::PowerOn`], the EEPROM's contents. The bus-master
@@ -271,6 +293,7 @@ impl Control {
         self.phy.hold_reset(false, now);
         let kick = Kick::RESET | self.settle_link();
         self.shared.irq.reset();
+        self.shared.flow.reset();
         kick
     }
 
@@ -291,7 +314,23 @@ impl Control {
             return Kick::empty();
         }
         self.shared.irq.raise(cause::LSC);
+        if !link {
+            self.shared.flow.resume();
+        }
         Kick::LINK
+    }
+
+    /// Brings STATUS.TXOFF up to date.
+    fn show_pause(&self, now: Time) -> u32 {
+        let Shared { regs, flow, .. } = &*self.shared;
+        let paused = if flow.is_paused(now) {
+            status::TXOFF
+        } else {
+            0
+        };
+        let value = regs.get(Reg::STATUS) & !status::TXOFF | paused;
+        regs.set(Reg::STATUS, value);
+        value
     }
 
     /// Brings what shows of the PHY up to date; whether the guest has link.
@@ -307,7 +346,8 @@ impl Control {
         let duplex = link
             .filter(|_| ctrl & ctrl::FRCDPX == 0)
             .map_or(ctrl & ctrl::FD != 0, |link| link.full_duplex);
-        let mut value = speed << status::SPEED_SHIFT | speed << status::ASDV_SHIFT;
+        let paused = regs.get(Reg::STATUS) & status::TXOFF;
+        let mut value = paused | speed << status::SPEED_SHIFT | speed << status::ASDV_SHIFT;
         if duplex {
             value |= status::FD;
         }

@@ -125,7 +125,7 @@ registers! {
     FCAH     = 0x002C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control address high";
     FCT      = 0x0030, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control type";
     VET      = 0x0038, Rw, Mac, 0x8100, 0x0000_FFFF, Behaves, "LFD", "VLAN ethertype";
-    FCTTV    = 0x0170, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "flow control transmit timer value";
+    FCTTV    = 0x0170, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control transmit timer value";
     TXCW     = 0x0178, Rw, Mac, 0, 0xC000_FFFF, Stored, "L", "transmit configuration word (fibre)";
     RXCW     = 0x0180, Ro, Mac, 0, 0, Zero, "", "receive configuration word (fibre)";
     LEDCTL   = 0x0E00, Rw, Mac, 0x0706_8302, 0xCFCF_CFCF, Stored, "LFD", "LED control";
@@ -140,8 +140,8 @@ registers! {
 
     // Receive
     RCTL     = 0x0100, Rw, Mac, 0, 0x06DF_B3FF, Behaves, "LFDIC", "receive control";
-    FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, Stored, "LFD", "flow control receive threshold low";
-    FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, Stored, "LFD", "flow control receive threshold high";
+    FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, Behaves, "LFD", "flow control receive threshold low";
+    FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, Behaves, "LFD", "flow control receive threshold high";
     RDBAL    = 0x2800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "receive descriptor base low";
     RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "receive descriptor base high";
     RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "receive descriptor ring length, bytes";
@@ -153,7 +153,7 @@ registers! {
     RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, Behaves, "", "receive small packet detect";
 
     // Transmit
-    TCTL     = 0x0400, Rw, Mac, 0, 0x037F_FFFA, Behaves, "LFDIC", "transmit control";
+    TCTL     = 0x0400, Rw, Mac, 0, 0x033F_FFFA, Behaves, "LFDIC", "transmit control; SWXOFF sends a pause frame and reads 0";
     TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, Stored, "LFC", "transmit inter-packet gap";
     AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "adaptive inter-frame spacing throttle";
     TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "transmit descriptor base low";
@@ -204,9 +204,9 @@ registers! {
     CEXTERR  = 0x403C, Rc, Mac, 0, 0, Zero, "LFD", "carrier extension errors";
     RLEC     = 0x4040, Rc, Mac, 0, 0, Behaves, "LFD", "receive length errors";
     XONRXC   = 0x4048, Rc, Mac, 0, 0, Behaves, "LFD", "XON received";
-    XONTXC   = 0x404C, Rc, Mac, 0, 0, Zero, "LFD", "XON transmitted";
+    XONTXC   = 0x404C, Rc, Mac, 0, 0, Behaves, "LFD", "XON transmitted";
     XOFFRXC  = 0x4050, Rc, Mac, 0, 0, Behaves, "LFD", "XOFF received";
-    XOFFTXC  = 0x4054, Rc, Mac, 0, 0, Zero, "LFD", "XOFF transmitted";
+    XOFFTXC  = 0x4054, Rc, Mac, 0, 0, Behaves, "LFD", "XOFF transmitted";
     FCRUC    = 0x4058, Rc, Mac, 0, 0, Behaves, "LFD", "unsupported flow control frames received";
     PRC64    = 0x405C, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 64 bytes, CRC included";
     PRC127   = 0x4060, Rc, Mac, 0, 0, Behaves, "LFD", "good frames received of 65 to 127 bytes";

@@ -186,7 +186,7 @@ impl RxQueue {
             return Delivered::Dropped(Loss::Malformed);
         };
         let size = Size::of(&frame, layout.as_ref());
-        let judgement = judge::judge(&self.shared, &frame, size);
+        let judgement = judge::judge(&self.shared, &frame, size, now);
         let batch = self.batch(mem);
         batch.frames += size.frames as u32;
         batch.octets += size.octets as u64;
@@ -280,6 +280,14 @@ impl RxQueue {
             pieces = [copy, &payload[..held.len - head.len()]];
         }
         self.fifo.push(pieces, held);
+        self.show_level();
+    }
+
+    /// Tells flow control how full the FIFO is. Where frames are held, the network waits anyway.
+    fn show_level(&self) {
+        if self.overrun == Overrun::Drop {
+            self.shared.flow.fifo(&self.shared.regs, self.fifo.octets());
+        }
     }
 
     /// Goes on with the frames that wait, if any, after the driver has given descriptors or an epoch has passed.
@@ -317,6 +325,7 @@ impl RxQueue {
             fifo.pop();
         }
         self.fifo = fifo;
+        self.show_level();
         self.fifo.is_empty()
     }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::bits::{ctrl, eecd, eerd, mdic};
+use super::flow::SavedFlow;
 use super::irq::SavedIrq;
 use super::mmio::{PACKET_BUFFER_WORDS, divide_packet_buffer};
 use super::regs::{Access, Domain, Reg, Row};
@@ -65,16 +66,24 @@ pub struct State {
     pub rx: RxState,
 }
 
-/// All versions there have been. A new one goes to the end, an old one never changes.
+/// All versions there have been. A new one goes to the end, an old one never changes. `C`, `T` and `R` are the parts of a
+/// state, or references to them.
 #[derive(Serialize, Deserialize)]
-enum Versioned<V1> {
-    V1(V1),
+enum Versioned<C, T, R, L> {
+    V1(C, T, R),
+    V2(C, T, R, L),
 }
 
 impl State {
-    /// Appends the state as bytes, at most [`MAX_STATE`].
+    /// Appends the state as bytes, at most [`MAX_STATE`]. The version is the oldest that can say it, so that a NIC which
+    /// uses nothing new can go back to where it came from.
     pub fn encode(&self, to: &mut Vec<u8>) {
-        let all = postcard::to_extend(&Versioned::V1(self), std::mem::take(to));
+        let ControlState { first, later } = &self.control;
+        let versioned = match *later == Later::default() {
+            true => Versioned::V1(first, &self.tx, &self.rx),
+            false => Versioned::V2(first, &self.tx, &self.rx, later),
+        };
+        let all = postcard::to_extend(&versioned, std::mem::take(to));
         *to = all.expect("memory takes everything");
     }
 
@@ -87,21 +96,36 @@ impl State {
         if bytes.len() > MAX_STATE {
             return Err(InvalidState::TooLong(bytes.len()));
         }
-        match postcard::take_from_bytes(bytes) {
-            Ok((Versioned::<State>::V1(state), [])) => {
-                state.control.check()?;
-                state.tx.check()?;
-                state.rx.check()?;
-                Ok(state)
-            }
-            _ => Err(InvalidState::Malformed),
-        }
+        let (first, tx, rx, later) = match postcard::take_from_bytes(bytes) {
+            Ok((Versioned::V1(first, tx, rx), [])) => (first, tx, rx, Later::default()),
+            Ok((Versioned::V2(first, tx, rx, later), [])) => (first, tx, rx, later),
+            _ => return Err(InvalidState::Malformed),
+        };
+        let control = ControlState { first, later };
+        let state = State { control, tx, rx };
+        state.control.first.check()?;
+        state.tx.check()?;
+        state.rx.check()?;
+        Ok(state)
     }
 }
 
 /// What [`Control::save`] saves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlState {
+    first: First,
+    later: Later,
+}
+
+/// What version 2 knows beyond version 1. Its default means nothing to a NIC that has just been reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Later {
+    flow: SavedFlow,
+}
+
+/// What version 1 knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct First {
     /// Offset and value of each register; elements of arrays only where they are not 0.
     registers: Vec<(u32, u32)>,
     irq: SavedIrq,
@@ -111,7 +135,7 @@ pub struct ControlState {
     packet_buffer: Option<Vec<u32>>,
 }
 
-impl ControlState {
+impl First {
     /// What cannot be put right by masks.
     fn check(&self) -> Result<(), InvalidState> {
         if let Some(words) = &self.packet_buffer
@@ -145,12 +169,17 @@ impl Control {
             }
         }
         ControlState {
-            registers,
-            irq: self.shared.irq.save(now),
-            eeprom: self.eeprom.save(),
-            phy: self.phy.save(now),
-            ioaddr: self.ioaddr,
-            packet_buffer: self.packet_buffer.as_ref().map(|words| words.to_vec()),
+            first: First {
+                registers,
+                irq: self.shared.irq.save(now),
+                eeprom: self.eeprom.save(),
+                phy: self.phy.save(now),
+                ioaddr: self.ioaddr,
+                packet_buffer: self.packet_buffer.as_ref().map(|words| words.to_vec()),
+            },
+            later: Later {
+                flow: self.shared.flow.save(now),
+            },
         }
     }
 
@@ -161,6 +190,10 @@ impl Control {
     /// [`Shared::generation`](super::Shared::generation) gives right after this: a reset that comes before they have
     /// done so wins. `Kick` names everybody, for when the NIC runs again.
     pub fn restore(&mut self, state: &ControlState, now: Time) -> Kick {
+        let ControlState {
+            first: state,
+            later,
+        } = state;
         let regs = self.shared.regs.clone();
         regs.reset(Domain::Wake);
         for &(offset, value) in &state.registers {
@@ -178,12 +211,14 @@ impl Control {
         self.ioaddr = state.ioaddr;
         self.packet_buffer = state.packet_buffer.as_deref().map(Box::from);
         self.shared.irq.restore(&state.irq, now);
+        self.shared.flow.restore(&later.flow, now);
 
         let held = regs.get(Reg::CTRL) & ctrl::PHY_RST != 0;
         let carrier = self.phy.carrier();
         self.phy.restore(&state.phy, held, now);
         // The link as the guest knows it is no news to it.
         let link = self.show_link();
+        self.show_pause(now);
         self.shared.link.store(link, Ordering::Release);
         self.phy.set_carrier(carrier, now);
         self.settle_link() | Kick::TX | Kick::RX | Kick::LINK

@@ -22,9 +22,10 @@ use guest_mem::{DmaError, GuestMem};
 use super::Shared;
 use super::bits::{cause, ctrl, rctl, tctl, txdctl};
 use super::desc::{Context, TxKind};
+use super::flow::{self, Pause};
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, MIN_FRAME, TxBurst};
+use crate::common::frame::{BURST_FRAMES, FCS, Gso, MAX_SUPER_FRAME, MIN_FRAME, Offload, TxBurst};
 use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
 use packet::{Append, Finished, MAX_HEAD, Packet, Refusal};
@@ -122,6 +123,8 @@ pub struct TxQueue {
     /// Bytes of the packet at hand, if it has buffers that are not mapped. Like the others.
     staged: Vec<u8>,
     pending: Pending,
+    /// The burst is a pause frame of the NIC's own.
+    pause: Option<Pause>,
 }
 
 impl TxQueue {
@@ -136,6 +139,7 @@ impl TxQueue {
             spare: Vec::new(),
             staged: Vec::new(),
             pending: Pending::default(),
+            pause: None,
         }
     }
 
@@ -151,6 +155,12 @@ impl TxQueue {
             return Fetch::Interrupted;
         }
         self.pending.clear();
+        if self.push_pause(burst) {
+            return Fetch::More;
+        }
+        if self.shared.flow.is_paused(now) {
+            return Fetch::Idle;
+        }
         let regs = &self.shared.regs;
         let (control, receive) = (regs.get(Reg::CTRL), regs.get(Reg::RCTL));
         let head = regs.get(Reg::TDH);
@@ -339,6 +349,13 @@ impl TxQueue {
         // After a reset nothing may be written back any more.
         let stale = self.generation != self.shared.generation();
         let accepted = accepted.min(burst.len());
+        if let Some(pause) = self.pause.take() {
+            if !stale {
+                self.complete_pause(pause, accepted > 0, now);
+            }
+            self.recycle(burst);
+            return Ok(());
+        }
         if !stale && accepted > 0 {
             let end = if accepted == burst.len() {
                 self.pending.end
@@ -372,6 +389,37 @@ impl TxQueue {
     /// [`Interrupted`], if not even a write is taken before the epoch has passed.
     pub fn stop(&mut self, mem: &GuestMem, now: Time) -> Result<(), Interrupted> {
         self.tell(mem, now, false)
+    }
+
+    /// Makes `burst` the pause frame that is to be sent, if there is one.
+    fn push_pause(&mut self, burst: &mut TxBurst<'_>) -> bool {
+        let Some(pause) = self.shared.flow.take() else {
+            return false;
+        };
+        let Shared {
+            regs, phy_loopback, ..
+        } = &*self.shared;
+        // A NIC that hears only itself has nobody to tell.
+        let looped = regs.get(Reg::RCTL) & rctl::LBM != 0 || phy_loopback.load(Ordering::Relaxed);
+        if looped || !flow::can_send(regs) {
+            return false;
+        }
+        let (frame, _) = flow::frame(regs, pause);
+        self.pause = Some(pause);
+        burst.push_frame(&frame, &[], Offload::default())
+    }
+
+    fn complete_pause(&self, pause: Pause, accepted: bool, now: Time) {
+        let Shared { regs, flow, .. } = &*self.shared;
+        if !accepted {
+            return flow.put_back(pause);
+        }
+        let (frame, counter) = flow::frame(regs, pause);
+        regs.stat_add(counter, 1);
+        // Of the statistics of frames, only those of all that leave the NIC count it.
+        regs.stat_add(Reg::TPT, 1);
+        regs.stat_add64(Reg::TOTL, (frame.len() + FCS) as u64);
+        flow.sent(regs, pause, now);
     }
 
     fn tell(&mut self, mem: &GuestMem, now: Time, wait: bool) -> Result<(), Interrupted> {

@@ -1,6 +1,6 @@
 //! Speed, duplex, pause frames, frame sizes, and the cable itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use guest_driver::Wire;
@@ -12,6 +12,9 @@ use super::echo::{Echo, Expected, PATIENCE, grown};
 const CTRL: u64 = 0x0000;
 const RFCE: u32 = 1 << 27;
 const TFCE: u32 = 1 << 28;
+/// STATUS, and its bit that says that the transmitter is paused.
+const STATUS: u64 = 0x0008;
+const TXOFF: u32 = 1 << 4;
 /// Where pause frames are sent (IEEE 802.3 annex 31B).
 const PAUSE: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 1];
 
@@ -125,7 +128,8 @@ pub(super) fn speed(echo: &mut Echo) -> Result<String> {
     Ok(format!("{} modes", modes.len()))
 }
 
-/// `ethtool -A` sets what it says; pause frames are counted, and reach the guest only where their address does.
+/// `ethtool -A` sets what it says, negotiated or not; pause frames are counted, obeyed if they are to be, and reach the
+/// guest only where their address does.
 pub(super) fn pause(echo: &mut Echo) -> Result<String> {
     for (on, sending) in [(true, true), (true, false), (false, true), (false, false)] {
         let word = |on| if on { "on" } else { "off" };
@@ -162,6 +166,7 @@ pub(super) fn pause(echo: &mut Echo) -> Result<String> {
             counted == (2, 2),
             "rx {rx}: XOFF and XON counted {counted:?}"
         );
+        echo.holds_back(on)?;
         // The driver leaves RCTL.DPF clear: who takes in everything sees pause frames too.
         echo.vm.ok("ip link set eth0 promisc on")?;
         let (xoff, xon) = (echo.pause_frame(0xffff), echo.pause_frame(0));
@@ -170,7 +175,18 @@ pub(super) fn pause(echo: &mut Echo) -> Result<String> {
         echo.vm.ok("ip link set eth0 promisc off")?;
         echo.expect_traffic()?;
     }
-    Ok("counted, and filtered by address".into())
+    // The other end can do all of it.
+    for (rx, tx) in [("on", "on"), ("on", "off"), ("off", "on"), ("off", "off")] {
+        echo.set(&format!(
+            "ethtool -A eth0 autoneg on rx {rx} tx {tx} || [ $? = 79 ]"
+        ))?;
+        let ctrl = echo.register(CTRL)?;
+        ensure!(
+            (ctrl & RFCE != 0, ctrl & TFCE != 0) == (rx == "on", tx == "on"),
+            "negotiated rx {rx} tx {tx}: CTRL is {ctrl:#x}"
+        );
+    }
+    Ok("counted, obeyed, negotiated, and filtered by address".into())
 }
 
 /// Pulling the cable is seen at once, and frames pass when it is back.
@@ -192,6 +208,33 @@ pub(super) fn cable(echo: &mut Echo) -> Result<String> {
 }
 
 impl Echo {
+    /// After an XOFF nothing leaves the guest before its time is over, if it has to `obey`.
+    fn holds_back(&mut self, obey: bool) -> Result<()> {
+        const LONGEST: Duration = Duration::from_nanos(0xffff * 512);
+        let (xoff, frame) = (self.pause_frame(0xffff), self.frame(MAC, 100));
+        let start = Instant::now();
+        self.cable.transmit(&xoff);
+        // By then the NIC has it, and the pause has begun no earlier than `start`.
+        let deadline = start + PATIENCE;
+        let paused = loop {
+            let paused = self.register(STATUS)? & TXOFF != 0;
+            if paused || !obey || Instant::now() > deadline {
+                break paused;
+            }
+            // The machine was too slow to see it.
+            self.cable.transmit(&xoff);
+        };
+        ensure!(paused == obey, "STATUS.TXOFF is {paused}");
+        let echoes = self.echoes([&frame])?;
+        ensure!(echoes == [frame], "{echoes:02x?}");
+        ensure!(
+            !obey || start.elapsed() >= LONGEST,
+            "a frame came back after {:?}",
+            start.elapsed()
+        );
+        Ok(())
+    }
+
     fn pause_frame(&mut self, quanta: u16) -> Vec<u8> {
         let mut frame = self.frame(PAUSE, 60);
         frame[12..16].copy_from_slice(&[0x88, 0x08, 0x00, 0x01]);

@@ -6,6 +6,7 @@ use super::super::Shared;
 use super::super::bits::{ctrl, rctl, rxcsum};
 use super::super::regs::{Reg, Regs};
 use super::{Delivered, Loss};
+use crate::Time;
 use crate::common::filter::{self, Modes, Tables, Verdict};
 use crate::common::frame::{
     ETH_HEADER, ETH_TYPE, FCS, MAX_SUPER_FRAME, MIN_FRAME, Offload, RxCsum, RxFrame, VLAN_TAG,
@@ -133,7 +134,12 @@ pub(super) fn layout(frame: &RxFrame<'_>) -> Result<Option<Layout>, Loss> {
 
 /// Judges a frame, and counts it if it is not accepted. Errors of frames that the filters refuse are none
 /// (manual 13.7).
-pub(super) fn judge(shared: &Shared, frame: &RxFrame<'_>, size: Size) -> Result<How, Delivered> {
+pub(super) fn judge(
+    shared: &Shared,
+    frame: &RxFrame<'_>,
+    size: Size,
+    now: Time,
+) -> Result<How, Delivered> {
     let Shared { regs, counters, .. } = shared;
     let control = regs.get(Reg::RCTL);
     let (data, damaged) = (frame.data, frame.meta.bad_fcs);
@@ -177,8 +183,13 @@ pub(super) fn judge(shared: &Shared, frame: &RxFrame<'_>, size: Size) -> Result<
     let consumed = match flow {
         None => false,
         // Ends here if the driver lets the hardware obey it and does not want to see it.
-        Some(Flow::Pause { xon }) => {
-            regs.stat_add(if xon { Reg::XONRXC } else { Reg::XOFFRXC }, 1);
+        Some(Flow::Pause { quanta }) => {
+            let kind = match quanta {
+                0 => Reg::XONRXC,
+                _ => Reg::XOFFRXC,
+            };
+            regs.stat_add(kind, 1);
+            shared.flow.heard(regs, quanta, now);
             device & ctrl::RFCE != 0 && control & rctl::DPF != 0
         }
         Some(Flow::Unsupported) => {
@@ -249,7 +260,7 @@ fn buffer_size(control: u32) -> usize {
 /// FCAH, or to its own address; of the type that they have, by standard or by FCT.
 enum Flow {
     /// A pause frame; without a pause, it means that sending may go on.
-    Pause { xon: bool },
+    Pause { quanta: u16 },
     /// Another opcode.
     Unsupported,
 }
@@ -274,7 +285,7 @@ impl Flow {
             return None;
         }
         Some(match opcode {
-            1 => Self::Pause { xon: pause == 0 },
+            1 => Self::Pause { quanta: pause },
             _ => Self::Unsupported,
         })
     }
