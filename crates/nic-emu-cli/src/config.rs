@@ -23,6 +23,10 @@ pub struct NicConfig {
     pub mac: Option<MacAddr>,
     /// Where frames go.
     pub net: Net,
+    /// The file that holds its EEPROM; without one it is new each time.
+    pub eeprom: Option<PathBuf>,
+    /// The MSI capability is there.
+    pub msi: bool,
     /// What happens to frames that come faster than the guest takes them.
     pub rx_overrun: Overrun,
     /// Captures frames both ways into this pcap file.
@@ -79,7 +83,7 @@ pub struct Fault {
     pub seed: u64,
 }
 
-const KEYS: &str = "socket-path, fd, net, model, mac, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
+const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
                     with net=tap also ifname, tap-fd, ip, bridge, offload, and with net=switch also switch";
 
 impl NicConfig {
@@ -113,6 +117,8 @@ impl NicConfig {
             "mac",
             "the address of one station, such as 52:54:00:12:34:56",
         )?;
+        let eeprom = keys.take("eeprom").map(PathBuf::from);
+        let msi = keys.take_switch("msi", false)?;
         let net = Net::from_keys(&mut keys)?;
         let rx_overrun = match keys.take("rx-overrun").as_deref() {
             None | Some("hold") => Overrun::Hold,
@@ -131,6 +137,8 @@ impl NicConfig {
             model,
             mac,
             net,
+            eeprom,
+            msi,
             rx_overrun,
             pcap,
             fault,
@@ -285,7 +293,7 @@ mod tests {
     #[test]
     fn all_keys_are_understood() {
         let config = nic("socket-path=/run/nic0.sock,net=tap,ifname=tap0,ip=10.1.0.1/24,bridge=br0,offload=off,\
-                          mac=52:54:00:12:34:56,model=e1000,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
+                          mac=52:54:00:12:34:56,model=e1000-82545em,eeprom=/var/lib/a.bin,msi=on,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
                           fault-seed=7")
         .unwrap();
         assert_eq!(config.listen, Listen::Path("/run/nic0.sock".into()));
@@ -301,6 +309,9 @@ mod tests {
         };
         assert_eq!(config.net, Net::Tap(tap));
         assert_eq!(config.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        assert_eq!(config.model, Model::E1000_82545Em);
+        assert_eq!(config.eeprom, Some("/var/lib/a.bin".into()));
+        assert!(config.msi && !nic("fd=3,net=null,msi=off").unwrap().msi);
         assert_eq!(config.rx_overrun, Overrun::Drop);
         assert_eq!(config.pcap, Some("/tmp/a.pcap".into()));
         let fault = Fault {
@@ -348,6 +359,7 @@ mod tests {
             ("fd=3,net=null,rx-overrun=wait", "rx-overrun=wait"),
             ("fd=3,net=tap,offload=yes", "offload=yes"),
             ("fd=3,net=null,offload=on", "offload=on"),
+            ("fd=3,net=null,msi=yes", "msi=yes"),
             ("fd=3,net=null,fault-loss=2", "fault-loss=2"),
             ("fd=3,net=null,fault-delay=1h", "fault-delay=1h"),
             ("fd=3,net=null,fault-seed=1", "fault-seed"),

@@ -49,6 +49,13 @@ impl Engine {
         self.joint.kick(self.control.run_timers(self.now));
     }
 
+    /// There is no state to go on with.
+    fn refuse(&mut self) {
+        self.joint
+            .kick(self.control.reset(ModelReset::Bus, self.now));
+        self.joint.hand(None);
+    }
+
     /// When the registers change by themselves.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.control.deadline()
@@ -110,6 +117,11 @@ impl Migration for Engine {
 
     fn load(&mut self, state: &[u8]) -> Result<(), InvalidState> {
         match State::decode(state) {
+            Ok(state) if state.part() != self.control.part() => {
+                let what = InvalidState("it is that of another model".to_owned());
+                self.refuse();
+                Err(what)
+            }
             Ok(State { control, tx, rx }) => {
                 self.joint.kick(self.control.restore(&control, self.now));
                 let generation = self.control.shared().generation();
@@ -117,9 +129,7 @@ impl Migration for Engine {
                 Ok(())
             }
             Err(error) => {
-                self.joint
-                    .kick(self.control.reset(ModelReset::Bus, self.now));
-                self.joint.hand(None);
+                self.refuse();
                 Err(InvalidState(error.to_string()))
             }
         }
@@ -134,6 +144,7 @@ fn describe(function: &pci::Function) -> Device {
         .subsystem(id.subsystem_vendor, id.subsystem_id)
         .revision(id.revision)
         .class(id.class)
+        .status(id.status)
         .latency(id.min_gnt, id.max_lat)
         .intx(id.interrupt_pin);
     for bar in function.bars {
@@ -150,6 +161,9 @@ fn describe(function: &pci::Function) -> Device {
         let bytes = [&[capability.id, 0], capability.bytes].concat();
         let writable = [&[0, 0], capability.writable].concat();
         device = device.capability(capability.offset, &bytes, &writable);
+    }
+    if let Some(offset) = function.msi {
+        device = device.at(offset.into()).msi(1);
     }
     device
         .build()

@@ -15,6 +15,8 @@ pub struct Identity {
     pub subsystem_vendor: u16,
     /// Subsystem ID.
     pub subsystem_id: u16,
+    /// The constant bits of STATUS, but for that of the capability list.
+    pub status: u16,
     /// MIN_GNT, 250 ns.
     pub min_gnt: u8,
     /// MAX_LAT, 250 ns.
@@ -65,4 +67,6 @@ pub struct Function {
     pub bars: &'static [Bar],
     /// Capabilities, in list order.
     pub capabilities: &'static [Capability],
+    /// Offset of an MSI capability behind them, for one message to any address of 64 bits.
+    pub msi: Option<u8>,
 }

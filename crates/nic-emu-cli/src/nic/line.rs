@@ -25,6 +25,8 @@ pub(crate) struct Line {
     state: AtomicU8,
     /// The latest time at which anybody came, in ns.
     now: AtomicU64,
+    /// The last rise of the line that was sent as a message.
+    sent: AtomicU64,
 }
 
 impl Line {
@@ -34,6 +36,7 @@ impl Line {
             irqs,
             state: AtomicU8::new(FREE),
             now: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -52,7 +55,11 @@ impl Line {
         loop {
             self.state.store(TAKEN, SeqCst);
             let now = Time(self.now.load(SeqCst));
-            self.irqs.set_level(self.shared.irq.poll(now));
+            let level = self.shared.irq.poll(now);
+            self.irqs.set_level(level);
+            if level && self.irqs.messages() > 0 {
+                self.send_message();
+            }
             if self
                 .state
                 .compare_exchange(TAKEN, FREE, SeqCst, SeqCst)
@@ -60,6 +67,14 @@ impl Line {
             {
                 return;
             }
+        }
+    }
+
+    /// MSI instead of INTx: one message whenever the line has risen, however short it was down.
+    fn send_message(&self) {
+        let rises = self.shared.irq.assertions();
+        if self.sent.swap(rises, SeqCst) != rises {
+            self.irqs.raise(0);
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Eeprom {
     phase: Phase,
     data_out: bool,
     write_enabled: bool,
+    /// The words are not what they were when somebody asked.
+    changed: bool,
 }
 
 impl Eeprom {
@@ -90,13 +92,24 @@ impl Eeprom {
             .iter()
             .fold(0, |sum: u16, &word| sum.wrapping_add(word));
         words[CHECKSUM] = SUM.wrapping_sub(sum);
+        Eeprom::with(words)
+    }
+
+    /// An EEPROM with just these contents.
+    pub fn with(words: [u16; WORDS]) -> Eeprom {
         Eeprom {
             words,
             pins: Pins::default(),
             phase: Phase::Done,
             data_out: true,
             write_enabled: false,
+            changed: false,
         }
+    }
+
+    /// Whether the contents have changed since the last call.
+    pub fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// The contents.
@@ -145,6 +158,7 @@ impl Eeprom {
 
     /// Takes over a state, as far as an EEPROM can have it, with the pins at these levels.
     pub fn restore(&mut self, saved: &SavedEeprom, pins: Pins) {
+        self.changed |= self.words != *saved.words.as_flattened();
         self.words.copy_from_slice(saved.words.as_flattened());
         self.write_enabled = saved.write_enabled;
         self.pins = pins;
@@ -179,10 +193,12 @@ impl Eeprom {
 
     fn deselect(&mut self) {
         if let (Phase::Change { target, value }, true) = (self.phase, self.write_enabled) {
+            let before = self.words;
             match target {
                 Target::Word(address) => self.words[usize::from(address) % WORDS] = value,
                 Target::All => self.words = [value; WORDS],
             }
+            self.changed |= self.words != before;
         }
         self.phase = Phase::Done;
         self.data_out = true;

@@ -156,6 +156,8 @@ enum SavedAutoneg {
 /// The PHY.
 #[derive(Clone, Debug)]
 pub struct Phy {
+    /// PHYID2, which tells PHYs of the family apart.
+    id: u16,
     regs: [u16; 32],
     carrier: bool,
     /// The reset pin is held.
@@ -170,6 +172,7 @@ pub struct Phy {
 impl Default for Phy {
     fn default() -> Self {
         Phy {
+            id: RESET[usize::from(PHYID2)],
             regs: RESET,
             carrier: false,
             held: false,
@@ -182,6 +185,14 @@ impl Default for Phy {
 }
 
 impl Phy {
+    /// A PHY with this lower half of its identifier.
+    pub fn new(id: u16) -> Phy {
+        Phy {
+            id,
+            ..Phy::default()
+        }
+    }
+
     /// The link, if there is one.
     pub fn link(&self) -> Option<Link> {
         self.link
@@ -256,6 +267,7 @@ impl Phy {
                     && !std::mem::replace(&mut self.dropped, self.link.is_none());
                 bmsr::ABILITIES | if up { bmsr::LINK } else { 0 } | if_complete(bmsr::AN_COMPLETE)
             }
+            PHYID2 => self.id,
             ANLPAR => if_complete(PARTNER),
             ANER => if_complete(1),
             GBSR => if_complete(PARTNER_GIGABIT),

@@ -5,7 +5,7 @@
 //! after each turn and at [`Irq::deadline`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ pub struct Irq {
     regs: Arc<Regs>,
     /// The line is asserted and stays so until no enabled cause is left.
     asserted: AtomicBool,
+    /// How often it was.
+    assertions: AtomicU64,
     throttle: Throttle,
     tx: DelayTimer,
     rx: DelayTimer,
@@ -55,6 +57,7 @@ impl Irq {
         Irq {
             regs,
             asserted: AtomicBool::new(false),
+            assertions: AtomicU64::new(0),
             throttle: Throttle::default(),
             tx: DelayTimer::default(),
             rx: DelayTimer::default(),
@@ -142,10 +145,16 @@ impl Irq {
             return false;
         }
         self.asserted.store(true, SeqCst);
+        self.assertions.fetch_add(1, SeqCst);
         self.throttle.asserted(now);
         self.flush_tx();
         self.flush_rx();
         true
+    }
+
+    /// How often the level has risen: each time is a message where messages are used and not the line.
+    pub fn assertions(&self) -> u64 {
+        self.assertions.load(SeqCst)
     }
 
     /// When the level may rise by the passing of time alone, so that [`poll`](Irq::poll) must be called again; `None`

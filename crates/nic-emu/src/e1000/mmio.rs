@@ -102,7 +102,7 @@ impl Control {
             Ok(offset) => offset,
             Err(_) => u32::MAX,
         };
-        let Some((reg, n)) = Reg::at(offset) else {
+        let Some((reg, n)) = self.register_at(offset) else {
             self.shared.counters.unknown_registers.add(1);
             return 0;
         };
@@ -132,7 +132,7 @@ impl Control {
             Ok(offset) => offset,
             Err(_) => u32::MAX,
         };
-        let Some((reg, n)) = Reg::at(offset) else {
+        let Some((reg, n)) = self.register_at(offset) else {
             self.shared.counters.unknown_registers.add(1);
             return Kick::empty();
         };
@@ -185,6 +185,11 @@ impl Control {
             _ => {}
         }
         Kick::empty()
+    }
+
+    /// The register of this part at an offset, and the element of it.
+    fn register_at(&self, offset: u32) -> Option<(Reg, usize)> {
+        Reg::at(offset).filter(|&(reg, _)| self.part.has(reg))
     }
 
     fn write_ctrl(&mut self, value: u32, now: Time) -> Kick {

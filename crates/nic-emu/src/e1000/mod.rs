@@ -1,4 +1,4 @@
-//! Intel 82540EM ("e1000", 8086:100e), the NIC of a PRO/1000 MT Desktop card.
+//! Intel 82540EM ("e1000", 8086:100e), the NIC of a PRO/1000 MT Desktop card, and two of its [family](Part).
 //!
 //! [`new`] gives one [`Control`] and two queues. Control takes register accesses, link changes and resets; the queues
 //! move frames. The sources behind what they do are the 8254x Family Software Developer's Manual and the drivers that
@@ -14,6 +14,7 @@ pub mod fields;
 pub mod flow;
 pub mod irq;
 pub mod mmio;
+mod part;
 pub mod regs;
 pub mod rx;
 pub mod state;
@@ -23,41 +24,15 @@ pub mod tx;
 use crate::Time;
 use crate::common::eeprom::{self, Eeprom};
 use crate::common::phy::Phy;
-use crate::pci::{Bar, BarKind, Capability, Function, Identity};
+use crate::pci::Function;
 use bits::{cause, ctrl, rah, status};
 pub use counters::{Counters, CountersSnapshot};
 use flow::Flow;
 use irq::Irq;
-use regs::{BAR0_SIZE, Domain, Reg, Regs};
+pub use part::{IO_BAR, Part, REGISTER_BAR};
+use regs::{Domain, Reg, Regs};
 use rx::RxQueue;
 use tx::TxQueue;
-
-/// BAR of the registers: 128 KiB of memory.
-pub const REGISTER_BAR: u8 = 0;
-
-/// BAR of the port pair IOADDR and IODATA. BAR1 is left to the flash that no one fitted.
-pub const IO_BAR: u8 = 2;
-
-const BARS: &[Bar] = &[
-    Bar {
-        index: REGISTER_BAR,
-        kind: BarKind::Mem32,
-        size: BAR0_SIZE,
-    },
-    Bar {
-        index: IO_BAR,
-        kind: BarKind::Io,
-        size: 64,
-    },
-];
-
-/// Power management version 2: D0 and D3hot, no PME; going back to D0 resets the function.
-const CAPABILITIES: &[Capability] = &[Capability {
-    offset: 0xDC,
-    id: 0x01,
-    bytes: &[0x22, 0x00, 0, 0, 0, 0],
-    writable: &[0, 0, 0x03, 0, 0, 0],
-}];
 
 bitflags::bitflags! {
     /// Whom a call to [`Control`] concerns, so that the caller can run them.
@@ -77,7 +52,8 @@ bitflags::bitflags! {
 /// What stops and resets a NIC from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetKind {
-    /// Power-on: the NIC as it came, whatever a guest has written to its EEPROM. For the next owner.
+    /// Power-on: the NIC as it came, whatever a guest has written to its EEPROM, unless that is kept
+    /// ([`Config::eeprom`]). For the next owner.
     PowerOn,
     /// The bus or this function: RST#, DEVICE_RESET, D3hot to D0. The EEPROM keeps its contents.
     Bus,
@@ -86,22 +62,42 @@ pub enum ResetKind {
 /// What makes one NIC differ from the next.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Station address, as the EEPROM holds it.
+    /// Which NIC it is.
+    pub part: Part,
+    /// Station address, as the EEPROM holds it when it is new.
     pub mac: [u8; 6],
     /// Subsystem vendor ID.
     pub subsystem_vendor: u16,
     /// Subsystem ID.
     pub subsystem_id: u16,
+    /// What the EEPROM holds, if it is kept by whoever has the NIC ([`Control::take_eeprom_change`]): address and
+    /// subsystem come from there. What drivers write to it survives every reset.
+    pub eeprom: Option<[u16; eeprom::WORDS]>,
+    /// The part's MSI capability, which most models of it do without and most drivers do not use.
+    pub msi: bool,
 }
 
 impl Config {
     /// A PRO/1000 MT Desktop Adapter with this station address.
     pub fn new(mac: [u8; 6]) -> Config {
+        Config::of(Part::default(), mac)
+    }
+
+    /// Intel's own card with this part and station address.
+    pub fn of(part: Part, mac: [u8; 6]) -> Config {
         Config {
+            part,
             mac,
             subsystem_vendor: 0x8086,
-            subsystem_id: 0x001E,
+            subsystem_id: part.subsystem(),
+            eeprom: None,
+            msi: false,
         }
+    }
+
+    /// What a new EEPROM of this NIC holds.
+    pub fn eeprom_image(&self) -> [u16; eeprom::WORDS] {
+        *Eeprom::new(eeprom_image(self)).words()
     }
 }
 
@@ -173,10 +169,11 @@ pub fn new(config: &Config) -> (Control, TxQueue, RxQueue) {
 #[derive(Debug)]
 pub struct Control {
     shared: Arc<Shared>,
+    part: Part,
     function: Function,
     eeprom: Eeprom,
-    /// What the EEPROM holds at power-on.
-    eeprom_image: [u16; eeprom::WORDS],
+    /// What the EEPROM holds at power-on, unless that is what it held before.
+    eeprom_image: Option<[u16; eeprom::WORDS]>,
     phy: Phy,
     ioaddr: u32,
     /// The packet buffer window, from its first write on.
@@ -185,28 +182,19 @@ pub struct Control {
 
 impl Control {
     pub(crate) fn new(config: &Config) -> Control {
-        let function = Function {
-            identity: Identity {
-                vendor: 0x8086,
-                device: 0x100E,
-                revision: 2,
-                class: 0x02_0000,
-                subsystem_vendor: config.subsystem_vendor,
-                subsystem_id: config.subsystem_id,
-                min_gnt: 0xFF,
-                max_lat: 0,
-                interrupt_pin: 1,
-            },
-            bars: BARS,
-            capabilities: CAPABILITIES,
+        let image = config.eeprom_image();
+        let eeprom = Eeprom::with(config.eeprom.unwrap_or(image));
+        let subsystem = match eeprom.word(INIT_CONTROL_1) & (SIGNATURE | LOAD_SUBSYSTEM) {
+            LOADED => (eeprom.word(SUBSYSTEM_VENDOR), eeprom.word(SUBSYSTEM_ID)),
+            _ => (config.subsystem_vendor, config.subsystem_id),
         };
-        let image = eeprom_image(config.mac, &function.identity);
         let mut control = Control {
             shared: Arc::new(Shared::new()),
-            eeprom: Eeprom::new(image),
-            eeprom_image: image,
-            function,
-            phy: Phy::default(),
+            part: config.part,
+            function: config.part.function(subsystem, config.msi),
+            eeprom_image: config.eeprom.is_none().then_some(image),
+            eeprom,
+            phy: Phy::new(config.part.phy()),
             ioaddr: 0,
             packet_buffer: None,
         };
@@ -223,6 +211,22 @@ impl Control {
     /// The PCI function to put on the bus.
     pub fn pci(&self) -> &Function {
         &self.function
+    }
+
+    /// Which NIC this is.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// The station address in the EEPROM.
+    pub fn mac(&self) -> [u8; 6] {
+        let [a, b, c] = [0, 1, 2].map(|address| self.eeprom.word(address).to_le_bytes());
+        [a[0], a[1], b[0], b[1], c[0], c[1]]
+    }
+
+    /// What the EEPROM holds, if that is not what it held at the last call or in the beginning: for whoever keeps it.
+    pub fn take_eeprom_change(&mut self) -> Option<&[u16; eeprom::WORDS]> {
+        self.eeprom.take_change().then(|| self.eeprom.words())
     }
 
     /// What this NIC has counted for whoever watches it.
@@ -273,8 +277,8 @@ impl Control {
     /// Resets everything but the cable and, unless it is [`ResetKind::PowerOn`], the EEPROM's contents. The bus-master
     /// bit belongs to configuration space.
     pub fn reset(&mut self, kind: ResetKind, now: Time) -> Kick {
-        if kind == ResetKind::PowerOn {
-            self.eeprom = Eeprom::new(self.eeprom_image);
+        if let (ResetKind::PowerOn, Some(image)) = (kind, self.eeprom_image) {
+            self.eeprom = Eeprom::with(image);
         }
         self.shared.regs.reset(Domain::Wake);
         self.phy.reset(now);
@@ -362,20 +366,30 @@ impl Control {
     }
 }
 
+/// Words of the EEPROM that the NIC itself looks at.
+const INIT_CONTROL_1: u8 = 0x0A;
+const SUBSYSTEM_ID: u8 = 0x0B;
+const SUBSYSTEM_VENDOR: u8 = 0x0C;
+
+/// Initialization control word 1: the words are valid, and the subsystem is to be loaded.
+const SIGNATURE: u16 = 0b11 << 14;
+const LOAD_SUBSYSTEM: u16 = 1 << 1;
+const LOADED: u16 = 0b01 << 14 | LOAD_SUBSYSTEM;
+
 /// The EEPROM's words as drivers expect them (8254x manual, chapter 5). What no driver reads is left erased.
-fn eeprom_image(mac: [u8; 6], identity: &Identity) -> [u16; eeprom::WORDS] {
+fn eeprom_image(config: &Config) -> [u16; eeprom::WORDS] {
     let mut words = [0xFFFF; eeprom::WORDS];
-    for (word, pair) in words.iter_mut().zip(mac.chunks_exact(2)) {
+    for (word, pair) in words.iter_mut().zip(config.mac.chunks_exact(2)) {
         *word = u16::from_le_bytes([pair[0], pair[1]]);
     }
     words[0x03] = 0x0000; // compatibility
     words[0x08] = 0x0000; // board number: none
     words[0x09] = 0x0000;
     words[0x0A] = 0x640B; // init control 1: load IDs from here, power management
-    words[0x0B] = identity.subsystem_id;
-    words[0x0C] = identity.subsystem_vendor;
-    words[0x0D] = identity.device;
-    words[0x0E] = identity.vendor;
+    words[0x0B] = config.subsystem_id;
+    words[0x0C] = config.subsystem_vendor;
+    words[0x0D] = config.part.device();
+    words[0x0E] = 0x8086;
     words[0x0F] = 0x3040; // init control 2: full pause
     words[0x24] = 0x0000; // init control 3: no APM wake-up
     words

@@ -24,7 +24,7 @@ use super::mmio::{PACKET_BUFFER_WORDS, divide_packet_buffer};
 use super::regs::{Access, Domain, Reg, Row};
 pub use super::rx::RxState;
 pub use super::tx::TxState;
-use super::{Control, Kick};
+use super::{Control, Kick, Part};
 use crate::Time;
 use crate::common::eeprom::{Pins, SavedEeprom};
 use crate::common::phy::SavedPhy;
@@ -50,6 +50,9 @@ pub enum InvalidState {
     /// The unfinished packet is longer than any packet.
     #[error("an unfinished packet of {0} bytes")]
     Packet(usize),
+    /// It is of another part.
+    #[error("the state is that of another model")]
+    Part,
     /// A frame that waits for descriptors is none that could.
     #[error("the held frame is impossible: {0}")]
     Frame(&'static str),
@@ -75,6 +78,11 @@ enum Versioned<C, T, R, L> {
 }
 
 impl State {
+    /// Which NIC it is of. To restore it in another part is an error that whoever does so has to find.
+    pub fn part(&self) -> Part {
+        self.control.later.part
+    }
+
     /// Appends the state as bytes, at most [`MAX_STATE`]. The version is the oldest that can say it, so that a NIC which
     /// uses nothing new can go back to where it came from.
     pub fn encode(&self, to: &mut Vec<u8>) {
@@ -120,6 +128,7 @@ pub struct ControlState {
 /// What version 2 knows beyond version 1. Its default means nothing to a NIC that has just been reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Later {
+    part: Part,
     flow: SavedFlow,
 }
 
@@ -178,6 +187,7 @@ impl Control {
                 packet_buffer: self.packet_buffer.as_ref().map(|words| words.to_vec()),
             },
             later: Later {
+                part: self.part,
                 flow: self.shared.flow.save(now),
             },
         }
