@@ -12,12 +12,27 @@ pub fn read_word<B: Bus + ?Sized>(bus: &mut B, word: u8) -> Option<u16> {
     Some(value as u16)
 }
 
+/// Writes one word of a chip that allows it; always 0, or none if access was not granted in 5 ms.
+pub fn write_word<B: Bus + ?Sized>(bus: &mut B, word: u8, value: u16) -> Option<u32> {
+    send(bus, 0b101, word.into(), Some(value), 0)
+}
+
 /// Sends a 3-bit `opcode` and an address, then clocks `data_bits` (at most 32) out of the chip; none if access was
 /// not granted in 5 ms.
 pub fn command<B: Bus + ?Sized>(
     bus: &mut B,
     opcode: u32,
     address: u32,
+    data_bits: u32,
+) -> Option<u32> {
+    send(bus, opcode, address, None, data_bits)
+}
+
+fn send<B: Bus + ?Sized>(
+    bus: &mut B,
+    opcode: u32,
+    address: u32,
+    data: Option<u16>,
     data_bits: u32,
 ) -> Option<u32> {
     let control = bus.read32(EECD);
@@ -34,6 +49,9 @@ pub fn command<B: Bus + ?Sized>(
     bus.write32(EECD, pins);
     shift_out(bus, pins, opcode, 3);
     shift_out(bus, pins, address, address_bits);
+    if let Some(data) = data {
+        shift_out(bus, pins, data.into(), 16);
+    }
     let mut value = 0;
     for _ in 0..data_bits {
         bus.write32(EECD, pins | eecd::SK);

@@ -169,6 +169,8 @@ Keys of --nic:
   net=switch            switch=NAME joins the two NICs of this process that name the same switch
   net=null              frames vanish
   model=e1000           which NIC the guest sees
+  eeprom=FILE           keeps what the guest writes to its EEPROM; made if it is not there
+  msi=on                offers the guest interrupts by message
   mac=52:54:00:12:34:56 its address
   rx-overrun=hold       frames that the guest is too slow for wait in the network; with drop they are
                         lost once the NIC's receive FIFO is full, as on the wire

@@ -10,6 +10,7 @@ use nic_emu::e1000::{Control, ResetKind as ModelReset};
 use nic_emu::pci;
 use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Region, ResetKind};
 
+use crate::eeprom::EepromFile;
 use crate::nic::{Joint, SavedQueues};
 
 /// The control of an 82540EM behind a vfio-user server.
@@ -17,6 +18,8 @@ pub(crate) struct Engine {
     control: Control,
     /// Where the queues hear what register writes ask of them.
     joint: Arc<Joint>,
+    /// Where the EEPROM is kept.
+    eeprom: Option<EepromFile>,
     now: Time,
 }
 
@@ -25,7 +28,23 @@ impl Engine {
         Self {
             control,
             joint,
+            eeprom: None,
             now: Time(0),
+        }
+    }
+
+    /// Whatever a guest writes to the EEPROM goes to this file from now on.
+    pub(crate) fn keep_eeprom(&mut self, file: EepromFile) {
+        self.eeprom = Some(file);
+    }
+
+    fn save_eeprom(&mut self) {
+        let Some(file) = &self.eeprom else { return };
+        if let Some(words) = self.control.take_eeprom_change()
+            && let Err(error) = file.save(words)
+        {
+            let (nic, path) = (&self.joint.name, file.path().display());
+            tracing::error!(nic, "cannot keep the EEPROM in {path}: {error}");
         }
     }
 
@@ -73,6 +92,7 @@ impl Handler for Engine {
         if let Region::Bar(bar) = region {
             let kick = self.control.write(bar, offset, data, self.now);
             self.joint.kick(kick);
+            self.save_eeprom();
         }
     }
 
@@ -124,6 +144,7 @@ impl Migration for Engine {
             }
             Ok(State { control, tx, rx }) => {
                 self.joint.kick(self.control.restore(&control, self.now));
+                self.save_eeprom();
                 let generation = self.control.shared().generation();
                 self.joint.hand(Some(SavedQueues { tx, rx, generation }));
                 Ok(())

@@ -6,6 +6,7 @@ mod args;
 mod attach;
 mod capabilities;
 mod config;
+mod eeprom;
 mod engine;
 mod error;
 mod keys;

@@ -9,11 +9,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nic_emu::e1000;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use vfio_user::{ListenOptions, Listener};
 
 use crate::attach;
 use crate::config::{Listen, NicConfig};
+use crate::eeprom::EepromFile;
 use crate::mac::MacAddr;
 use crate::net::Backends;
 use crate::nic::{Nic, Report};
@@ -105,6 +107,7 @@ pub fn serve(
 fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<PathBuf>)>> {
     let mut backends = Backends::default();
     let mut opened = Vec::new();
+    let (mut addresses, mut files): (Vec<(MacAddr, String)>, Vec<PathBuf>) = Default::default();
     for config in nics {
         let backend = backends.open(config)?;
         let (listener, path) = listen(&config.listen, sockets)?;
@@ -114,21 +117,47 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             (None, Listen::Path(path)) => path.display().to_string(),
         };
         let mac = config.mac.unwrap_or_else(|| MacAddr::for_identity(&name));
-        if let Some((other, _)) = opened
-            .iter()
-            .find(|(other, _): &&(Nic, _)| other.mac() == mac)
-        {
+        let (model, eeprom) = model(config, mac)?;
+        // As it was given: what a guest has made of its own address is no reason to be out of service.
+        if let Some((_, other)) = addresses.iter().find(|(other, _)| *other == mac) {
             let what = format!(
-                "{name} and {} have the same address {mac}: give each NIC a mac of its own",
-                other.name()
+                "{name} and {other} have the same address {mac}: give each NIC a mac of its own"
             );
             return Err(crate::UsageError(what).into());
         }
-        let nic = Nic::new(name, mac, listener, backend).overrun(config.rx_overrun);
+        addresses.push((mac, name.clone()));
+        if let Some(file) = &eeprom {
+            if files.iter().any(|other| other == file.path()) {
+                let what = format!("{} is the EEPROM of two NICs", file.path().display());
+                return Err(crate::UsageError(what).into());
+            }
+            files.push(file.path().to_owned());
+        }
+        let mut nic = Nic::of(name, &model, listener, backend).overrun(config.rx_overrun);
+        if let Some(file) = eeprom {
+            if config.mac.is_some_and(|mac| mac != nic.mac()) {
+                let (name, kept, file) = (nic.name(), nic.mac(), file.path().display());
+                tracing::warn!(nic = name, "its EEPROM in {file} has the address {kept}");
+            }
+            nic = nic.keep_eeprom(file);
+        }
         opened.push((nic, path));
     }
     backends.finish()?;
     Ok(opened)
+}
+
+/// What the model is to be, and the file that keeps its EEPROM.
+fn model(config: &NicConfig, mac: MacAddr) -> Result<(e1000::Config, Option<EepromFile>)> {
+    let mut model = e1000::Config::of(config.model.part(), mac.0);
+    model.msi = config.msi;
+    let mut file = None;
+    if let Some(path) = &config.eeprom {
+        let (opened, words) = EepromFile::open(path, model.eeprom_image())?;
+        model.eeprom = Some(words);
+        file = Some(opened);
+    }
+    Ok((model, file))
 }
 
 fn listen(listen: &Listen, sockets: &ListenOptions) -> Result<(Listener, Option<PathBuf>)> {

@@ -1,21 +1,23 @@
 //! Guests that come all at once, one that takes its memory away, and one that does not take what it is sent.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 
 use guest_driver::bus::until;
+use guest_driver::eeprom;
 use guest_driver::packet::plain;
 use guest_driver::socket::Socket;
 use guest_driver::{Bus, Config, E1000, Offload};
-use nic_emu::e1000::bits::{ctrl, fcrtl, tctl};
+use nic_emu::e1000::bits::{ctrl, fcrtl, status, tctl};
 use nic_emu::e1000::regs::Reg;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use vfio_user::client::Client;
-use vfio_user::wire::dma_map_flags;
+use vfio_user::wire::{dma_map_flags, irq_index};
 
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
 
@@ -165,7 +167,7 @@ fn sender_and_slow_receiver() -> (Daemon, E1000<Socket>, E1000<Socket>) {
     let start = |nic, rx_count| {
         let bus = Socket::connect(daemon.socket(nic)).expect("a NIC");
         let config = Config {
-            tx_count: 256,
+            tx_count: 32,
             rx_count,
             ..Config::default()
         };
@@ -240,22 +242,132 @@ fn with_flow_control_the_sender_waits_and_nothing_is_lost() {
         for (reg, value) in set {
             nic.bus.write32(reg.offset(), value);
         }
-        let before = register(nic, Reg::CTRL);
-        nic.bus.write32(Reg::CTRL.offset(), before | bits);
+        // At 10 Mb/s a pause lasts for more than three seconds: nobody misses its end.
+        let forced = ctrl::FRCSPD | ctrl::FRCDPX | ctrl::FD | bits;
+        let before = register(nic, Reg::CTRL) & !ctrl::SPEED;
+        nic.bus.write32(Reg::CTRL.offset(), before | forced);
     }
-    for number in 0..SENT {
-        let frame = plain(receiver.mac, sender.mac, FRAME, number);
-        assert!(sender.send(&frame, Offload::None));
+    let (mut posted, mut arrived, mut taken, mut paused) = (0, 0, 0, false);
+    while taken < SENT {
+        // What is posted leaves at once if nothing forbids it, and faster than an XOFF comes back: one by one then.
+        if posted < SENT && (paused || posted == arrived) {
+            let frame = plain(receiver.mac, sender.mac, FRAME, posted);
+            posted += u32::from(sender.send(&frame, Offload::None));
+        }
+        arrived += register(&mut receiver, Reg::TPR);
+        paused = register(&mut sender, Reg::STATUS) & status::TXOFF != 0;
+        if paused || posted == SENT {
+            take(&mut receiver, sender.mac, taken..taken + 1);
+            taken += 1;
+        }
     }
-    let heard = until(&mut sender.bus, 60_000_000_000, |bus| {
-        bus.read32(Reg::XOFFRXC.offset()) > 0
-    });
-    assert!(heard, "no XOFF came");
-    take(&mut receiver, sender.mac, 0..SENT);
-    assert!(sender.flush(60_000_000_000));
     assert_eq!(register(&mut receiver, Reg::MPC), 0);
     assert_eq!(register(&mut receiver, Reg::GPRC), SENT);
     assert!(register(&mut receiver, Reg::XOFFTXC) > 0);
     assert!(register(&mut receiver, Reg::XONTXC) > 0);
+    assert!(register(&mut sender, Reg::XOFFRXC) > 1);
     assert_eq!(register(&mut sender, Reg::GPRC), 0, "pause frames are none");
+}
+
+/// Writes a word as `ethtool -E` has the driver do it.
+fn write_eeprom(nic: &mut E1000<Socket>, word: u8, value: u16) {
+    let none = |answer| assert_eq!(answer, Some(0));
+    none(eeprom::command(&mut nic.bus, 0b100, 0b11_0000, 0));
+    none(eeprom::write_word(&mut nic.bus, word, value));
+    none(eeprom::command(&mut nic.bus, 0b100, 0, 0));
+}
+
+#[test]
+fn an_eeprom_in_a_file_outlives_the_daemon() {
+    let kept = tempfile::tempdir().expect("a folder");
+    let file = kept.path().join("eeprom.bin");
+    let keys = format!("net=null,mac=52:54:00:00:00:09,eeprom={}", file.display());
+    let start = |daemon: &Daemon| {
+        let bus = Socket::connect(daemon.socket(0)).expect("a NIC");
+        E1000::start(bus, Config::default()).expect("it works")
+    };
+    let daemon = Daemon::with(&[&keys]);
+    let mut nic = start(&daemon);
+    assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 9]);
+    write_eeprom(&mut nic, 0x30, 0xBEEF);
+    assert_eq!(eeprom::read_word(&mut nic.bus, 0x30), Some(0xBEEF));
+    // Another address, and the sum that goes with both.
+    write_eeprom(&mut nic, 2, 0x0A00);
+    write_eeprom(&mut nic, 0x3F, 0);
+    let sum = eeprom::checksum(&mut nic.bus).expect("it answers");
+    write_eeprom(&mut nic, 0x3F, eeprom::CHECKSUM.wrapping_sub(sum));
+    drop(nic);
+    // The next hypervisor finds it, and so does the next daemon.
+    let nic = start(&daemon);
+    assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 10]);
+    drop(nic);
+    daemon.terminate();
+    let daemon = Daemon::with(&[&keys]);
+    let mut nic = start(&daemon);
+    assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 10]);
+    assert_eq!(eeprom::read_word(&mut nic.bus, 0x30), Some(0xBEEF));
+    drop(nic);
+    let log = daemon.terminate();
+    assert!(log.contains("has the address 52:54:00:00:00:0a"), "{log}");
+    assert_eq!(std::fs::read(&file).expect("it is there").len(), 128);
+}
+
+/// The messages that have come so far.
+fn messages(fd: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(fd, &mut count) {
+        Ok(8) => u64::from_ne_bytes(count),
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_guest_that_enables_msi_gets_messages_and_no_line() {
+    const MSI: u8 = 0xF0;
+    let daemon = Daemon::with(&["net=null,msi=on", "net=null"]);
+    let bus = Socket::connect(daemon.socket(0)).expect("a NIC");
+    let mut nic = E1000::start(bus, Config::default()).expect("it works");
+    assert_eq!(nic.bus.config_read(MSI, 4), 0x0080_0005);
+    let fds = [irq_index::INTX, irq_index::MSI].map(|index| {
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let fd = eventfd(0, flags).expect("a descriptor");
+        let client = nic.bus.client();
+        client
+            .irq_eventfds(index, 0, &[fd.as_fd()])
+            .expect("it takes it");
+        fd
+    });
+    let wait = |nic: &mut E1000<Socket>, fd: &OwnedFd| {
+        let came = until(&mut nic.bus, 60_000_000_000, |_| messages(fd) == 1);
+        assert!(came, "no interrupt");
+    };
+    nic.enable_interrupts(0xFFFF);
+    nic.causes();
+    nic.bus.write32(Reg::ICS.offset(), 1);
+    wait(&mut nic, &fds[0]);
+    nic.causes();
+    let client = nic.bus.client();
+    client
+        .unmask_irqs(irq_index::INTX, 0, 1)
+        .expect("it answers");
+    // MSI on: the cause is a message.
+    nic.bus.config_write(MSI + 2, 2, 0x0081);
+    for _ in 0..3 {
+        nic.bus.write32(Reg::ICS.offset(), 1);
+        wait(&mut nic, &fds[1]);
+        // More of the same, before the guest has looked, is none.
+        nic.bus.write32(Reg::ICS.offset(), 2);
+        assert_eq!(nic.causes() & 3, 3);
+    }
+    assert_eq!((messages(&fds[0]), messages(&fds[1])), (0, 0));
+    // And off again, with a cause there: the line.
+    nic.bus.write32(Reg::ICS.offset(), 1);
+    wait(&mut nic, &fds[1]);
+    nic.bus.config_write(MSI + 2, 2, 0x0080);
+    wait(&mut nic, &fds[0]);
+
+    // Who has not asked for the capability has none.
+    let mut other = Socket::connect(daemon.socket(1)).expect("a NIC");
+    assert_eq!(other.config_read(0xE4, 4), 0x0002_0007);
+    assert_eq!(other.config_read(MSI, 4), 0);
 }

@@ -290,6 +290,16 @@ fn flow_control(moved: &mut BTreeMap<&'static str, u64>) {
         give(&mut nic, &named, false);
         want.arrived(64);
         want.add("XOFFRXC", 1);
+        // Sent, they count among all frames and nowhere else; without a time they are XON.
+        nic.set(Reg::CTRL, 1 << 6 | 1);
+        for (time, counter) in [(7, "XOFFTXC"), (0, "XONTXC")] {
+            nic.set(Reg::FCTTV, time);
+            nic.set(Reg::TCTL, 1 << 1 | 1 << 22);
+            assert_eq!(nic.run().len(), 1);
+            for (name, count) in [(counter, 1), ("TPT", 1), ("TOTL", 64)] {
+                want.add(name, count);
+            }
+        }
         want.check(&mut nic, moved);
     }
 }

@@ -12,6 +12,7 @@ use vfio_user::{Accepted, Closed, Epoll, Event, Memory, Server};
 
 use super::asked::ControlAnswer;
 use super::joint::Joint;
+use crate::eeprom::EepromFile;
 use crate::engine::Engine;
 use crate::summary;
 
@@ -43,6 +44,11 @@ impl Control {
             cable: false,
             listen_again: None,
         }
+    }
+
+    /// Whatever a guest writes to the EEPROM goes to this file from now on.
+    pub(super) fn keep_eeprom(&mut self, file: EepromFile) {
+        self.engine.keep_eeprom(file);
     }
 
     /// Registers the server with `epoll` under this token.

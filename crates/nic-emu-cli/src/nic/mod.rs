@@ -23,6 +23,7 @@ use nic_emu::e1000::{self, CountersSnapshot, Kick};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use vfio_user::{Listener, Server};
 
+use crate::eeprom::EepromFile;
 use crate::engine::Engine;
 use crate::mac::MacAddr;
 use crate::shard::Shard;
@@ -119,7 +120,7 @@ pub struct Report {
 }
 
 impl Nic {
-    /// A NIC with this address that listens on `listener` and exchanges frames with `backend`. Nothing happens
+    /// An 82540EM with this address that listens on `listener` and exchanges frames with `backend`. Nothing happens
     /// before a shard takes it over.
     pub fn new(
         name: String,
@@ -127,7 +128,18 @@ impl Nic {
         listener: Listener,
         backend: impl Into<Backend>,
     ) -> Self {
-        let (control, tx, rx) = e1000::new(&e1000::Config::new(mac.0));
+        Self::of(name, &e1000::Config::new(mac.0), listener, backend)
+    }
+
+    /// As [`new`](Self::new), of any model.
+    pub fn of(
+        name: String,
+        model: &e1000::Config,
+        listener: Listener,
+        backend: impl Into<Backend>,
+    ) -> Self {
+        let (control, tx, rx) = e1000::new(model);
+        let mac = MacAddr(control.mac());
         let server = Server::new(listener, Engine::device(&control));
         let (published, irqs) = (server.mem(), server.irqs());
         let joint = Arc::new(Joint::new(name, control.shared().clone(), irqs));
@@ -155,6 +167,15 @@ impl Nic {
     pub fn overrun(mut self, overrun: Overrun) -> Self {
         if let Some(queues) = &mut self.queues {
             queues.set_overrun(overrun);
+        }
+        self
+    }
+
+    /// Says where the EEPROM is kept, whose contents the model has been given.
+    #[must_use]
+    pub fn keep_eeprom(mut self, file: EepromFile) -> Self {
+        if let Some(control) = &mut self.control {
+            control.keep_eeprom(file);
         }
         self
     }

@@ -30,7 +30,7 @@ impl View {
         Self {
             name: joint.name.clone(),
             pid: std::process::id(),
-            model: Model::E1000.name().into(),
+            model: Model::of(joint.shared().part).name().into(),
             mac: mac.to_string(),
             hypervisor: answers.control.map(|control| Hypervisor {
                 connected: control.connected,

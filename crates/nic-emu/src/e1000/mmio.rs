@@ -189,7 +189,7 @@ impl Control {
 
     /// The register of this part at an offset, and the element of it.
     fn register_at(&self, offset: u32) -> Option<(Reg, usize)> {
-        Reg::at(offset).filter(|&(reg, _)| self.part.has(reg))
+        Reg::at(offset).filter(|&(reg, _)| self.part().has(reg))
     }
 
     fn write_ctrl(&mut self, value: u32, now: Time) -> Kick {

@@ -104,6 +104,8 @@ impl Config {
 /// What control and queues of one NIC share: atomics, nothing else.
 #[derive(Debug)]
 pub struct Shared {
+    /// Which NIC it is.
+    pub part: Part,
     /// The registers.
     pub regs: Arc<Regs>,
     /// Interrupt causes, mask, throttle and line.
@@ -123,9 +125,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new() -> Shared {
+    pub(crate) fn new(part: Part) -> Shared {
         let regs = Arc::new(Regs::default());
         Shared {
+            part,
             irq: Irq::new(regs.clone()),
             flow: Flow::default(),
             regs,
@@ -169,7 +172,6 @@ pub fn new(config: &Config) -> (Control, TxQueue, RxQueue) {
 #[derive(Debug)]
 pub struct Control {
     shared: Arc<Shared>,
-    part: Part,
     function: Function,
     eeprom: Eeprom,
     /// What the EEPROM holds at power-on, unless that is what it held before.
@@ -189,8 +191,7 @@ impl Control {
             _ => (config.subsystem_vendor, config.subsystem_id),
         };
         let mut control = Control {
-            shared: Arc::new(Shared::new()),
-            part: config.part,
+            shared: Arc::new(Shared::new(config.part)),
             function: config.part.function(subsystem, config.msi),
             eeprom_image: config.eeprom.is_none().then_some(image),
             eeprom,
@@ -215,7 +216,7 @@ impl Control {
 
     /// Which NIC this is.
     pub fn part(&self) -> Part {
-        self.part
+        self.shared.part
     }
 
     /// The station address in the EEPROM.

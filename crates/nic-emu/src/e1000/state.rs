@@ -187,7 +187,7 @@ impl Control {
                 packet_buffer: self.packet_buffer.as_ref().map(|words| words.to_vec()),
             },
             later: Later {
-                part: self.part,
+                part: self.part(),
                 flow: self.shared.flow.save(now),
             },
         }
