@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nic_emu_lab::{Accel, Lab, Netns, Nic, Suite, Vm};
+use nic_emu_lab::{Accel, Lab, Netns, Nic, Suite, Vm, VmBuilder};
 use nic_emu_tests::host::namespace;
 use nic_emu_tests::{Daemon, DaemonBuilder, Far, Pair, Wire, guest};
 use serde_json::{Value, json};
@@ -75,10 +75,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Boots a guest and gives it its address.
-    pub(crate) fn boot(lab: &Lab, suite: Suite, accel: Accel, maker: &Maker) -> Result<Self> {
+    /// Boots a guest and gives it its address. QEMU gets these further arguments.
+    pub(crate) fn boot(
+        lab: &Lab,
+        suite: Suite,
+        accel: Accel,
+        maker: &Maker,
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Result<Self> {
         let ground = Ground::new(lab)?;
         let guest = lab.vm(suite).accel(accel);
+        let guest = arguments.into_iter().fold(guest, VmBuilder::arg);
         let (mut vm, daemon) = match maker {
             Maker::NicEmu(arguments) => {
                 let daemon = ground.daemon(arguments)?;

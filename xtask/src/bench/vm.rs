@@ -141,7 +141,7 @@ fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
         Player::NicEmu => Maker::NicEmu(Vec::new()),
         Player::Qemu => Maker::Qemu("e1000".into()),
     };
-    let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, &maker)?;
+    let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, &maker, [])?;
     let trips =
         nic_emu_tests::pinger::ping(stage.ground.netns.name(), WIRE.second().v4.into(), [56; 50])?;
     sleep(Duration::from_secs(1));

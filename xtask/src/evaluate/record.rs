@@ -126,16 +126,22 @@ pub(crate) struct Cpu {
 /// What a stretch of traffic cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Events {
-    /// Frames of both directions as the guest's driver counts them: one of TSO or GRO is one.
+    /// Frames of both directions as the guest's driver counts them.
     pub(crate) frames: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
     /// Times that the NIC has interrupted the guest.
-    pub(crate) interrupts: u64,
-    /// Accesses of the guest to the NIC's registers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) interrupts: Option<u64>,
+    /// Accesses of the guest to the NIC's registers, notifications of virtio queues among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) accesses: Option<u64>,
     /// vfio-user messages from QEMU to the daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) messages: Option<u64>,
+    /// Those of them for which a processor of the guest waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) waits: Option<u64>,
 }
 
 /// Frames of 60 bytes at a rate, reflected by the guest.

@@ -166,15 +166,21 @@ pub(super) type PerFrame = fn(&Events) -> Option<f64>;
 
 /// What is counted per frame.
 pub(super) const PER_FRAME: [(&str, PerFrame); 3] = [
-    ("interrupts", |e| {
-        Some(e.interrupts as f64 / e.frames as f64)
-    }),
+    ("interrupts", |e| Some(e.interrupts? as f64 / e.frames as f64)),
     ("register accesses", |e| {
         Some(e.accesses? as f64 / e.frames as f64)
     }),
     ("vfio-user messages", |e| {
         Some(e.messages? as f64 / e.frames as f64)
     }),
+];
+
+/// Further columns of the table.
+const BESIDE: [(&str, PerFrame); 2] = [
+    ("of these, the guest waits for", |e| {
+        Some(e.waits? as f64 / e.frames as f64)
+    }),
+    ("bytes", |e| Some(e.bytes as f64 / e.frames as f64)),
 ];
 
 /// A situation in which events are counted.
@@ -200,15 +206,16 @@ pub(super) fn events(figures: Figures<'_>) -> Option<String> {
                         .and_then(|e| per_frame(&e))
                 })
             };
-            if of(PER_FRAME[0].1).is_some() {
+            if PER_FRAME.iter().any(|(_, per_frame)| of(*per_frame).is_some()) {
                 let mut row = vec![situation.to_owned(), nic.to_string()];
                 row.extend(PER_FRAME.map(|(_, per_frame)| figure(of(per_frame))));
+                row.extend(BESIDE.map(|(_, per_frame)| figure(of(per_frame))));
                 rows.push(row);
             }
         }
     }
     let mut header = vec!["", ""];
-    header.extend(PER_FRAME.map(|(name, _)| name));
+    header.extend(PER_FRAME.iter().chain(&BESIDE).map(|(name, _)| *name));
     (!rows.is_empty()).then(|| table(&header, rows))
 }
 

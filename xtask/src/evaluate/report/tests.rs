@@ -34,9 +34,11 @@ fn run(nic: Contestant, round: u32, speed: f64, delay: f64) -> Run {
         },
         events: Some(Events {
             frames: 1000,
-            interrupts: 100,
+            bytes: 1_500_000,
+            interrupts: Some(100),
             accesses: Some(400),
             messages: None,
+            waits: None,
         }),
     };
     let trips = Trips {
