@@ -166,7 +166,9 @@ pub(super) type PerFrame = fn(&Events) -> Option<f64>;
 
 /// What is counted per frame.
 pub(super) const PER_FRAME: [(&str, PerFrame); 3] = [
-    ("interrupts", |e| Some(e.interrupts? as f64 / e.frames as f64)),
+    ("interrupts", |e| {
+        Some(e.interrupts? as f64 / e.frames as f64)
+    }),
     ("register accesses", |e| {
         Some(e.accesses? as f64 / e.frames as f64)
     }),
@@ -206,7 +208,10 @@ pub(super) fn events(figures: Figures<'_>) -> Option<String> {
                         .and_then(|e| per_frame(&e))
                 })
             };
-            if PER_FRAME.iter().any(|(_, per_frame)| of(*per_frame).is_some()) {
+            if PER_FRAME
+                .iter()
+                .any(|(_, per_frame)| of(*per_frame).is_some())
+            {
                 let mut row = vec![situation.to_owned(), nic.to_string()];
                 row.extend(PER_FRAME.map(|(_, per_frame)| figure(of(per_frame))));
                 row.extend(BESIDE.map(|(_, per_frame)| figure(of(per_frame))));
