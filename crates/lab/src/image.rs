@@ -28,7 +28,7 @@ pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<PathBuf> {
     // Before the part's lock is taken: these are parts of their own.
     let (tools, kernel) = (lab.tools()?, lab.kernel(suite)?);
     let recipe = format!("{} {:016x}", kernel.release(), fingerprint());
-    let dir = lab.part(&format!("guest-{suite}"), &recipe, 50, |dir| {
+    let dir = lab.part(&format!("image-{suite}"), &recipe, 50, |dir| {
         let image = build(&tools, kernel.release(), &kernel.modules())?;
         fs::write(dir.join("initrd"), image).map_err(Error::write(dir, "write the guest image"))
     })?;

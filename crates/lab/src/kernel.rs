@@ -86,7 +86,7 @@ impl Kernel {
 }
 
 /// What is taken from a kernel package; the rest of its 400 MB is not even unpacked.
-const MEMBERS: [&str; 10] = [
+const MEMBERS: [&str; 13] = [
     "./boot/vmlinuz-*",
     "*/modules.builtin",
     "*/lib/modules/*/vmlinuz",
@@ -96,13 +96,16 @@ const MEMBERS: [&str; 10] = [
     "*/kernel/drivers/virtio/*",
     "*/kernel/drivers/dca/*",
     "*/kernel/drivers/i2c/algos/*",
+    "*/kernel/drivers/uio/*",
+    "*/kernel/drivers/vfio/*",
+    "*/kernel/virt/lib/*",
     "*/kernel/net/*",
 ];
 
 /// The suite's newest kernel, unpacked.
 pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<Kernel> {
     let tools = lab.tools()?;
-    let name = format!("linux-{suite}");
+    let name = format!("kernel-{suite}");
     let dir = lab.part(&name, &modules::WANTED.join(" "), 400, |dir| {
         let apt = Apt::open(lab)?;
         let packages: Vec<Package> = apt

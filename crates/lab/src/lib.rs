@@ -23,6 +23,7 @@ mod bare;
 mod channel;
 mod counting;
 mod cpio;
+mod dpdk;
 mod error;
 mod image;
 mod kernel;

@@ -10,7 +10,7 @@ use crate::tools::Tools;
 use crate::{Error, Result};
 
 /// The modules that guests can load; what these depend on comes along.
-pub(crate) const WANTED: [&str; 11] = [
+pub(crate) const WANTED: [&str; 14] = [
     "e1000",
     "e1000e",
     "igb",
@@ -22,6 +22,9 @@ pub(crate) const WANTED: [&str; 11] = [
     "sch_ingress",
     "cls_matchall",
     "act_mirred",
+    "uio_pci_generic",
+    "vfio_pci",
+    "vfio_iommu_type1",
 ];
 
 /// Copies the wanted modules out of `files` to `into`, uncompressed, with `modules.dep`, `modules.alias` and

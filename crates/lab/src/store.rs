@@ -9,7 +9,7 @@ use crate::counting::{self, Counting};
 use crate::qemu::Qemu;
 use crate::tools::Tools;
 use crate::vm::VmBuilder;
-use crate::{Error, Kernel, Result, Suite, image, kernel, qemu, tools};
+use crate::{Error, Kernel, Result, Suite, dpdk, image, kernel, qemu, tools};
 
 /// Changes when what the lab unpacks or builds changes its shape: older folders are then made anew.
 const LAYOUT: &str = "1";
@@ -115,6 +115,14 @@ impl Lab {
     /// As [`Lab::prepare`].
     pub fn image(&self, suite: Suite) -> Result<PathBuf> {
         image::ensure(self, suite)
+    }
+
+    /// The same with DPDK's `dpdk-testpmd`.
+    ///
+    /// # Errors
+    /// As [`Lab::prepare`].
+    pub fn dpdk_image(&self, suite: Suite) -> Result<PathBuf> {
+        dpdk::image(self, suite)
     }
 
     /// The unpacked host-side tools.

@@ -28,6 +28,7 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=0 mitigatio
 pub struct VmBuilder {
     lab: Lab,
     suite: Suite,
+    dpdk: bool,
     memory_mib: u32,
     cpus: u32,
     accel: Accel,
@@ -46,6 +47,7 @@ impl VmBuilder {
         Self {
             lab,
             suite,
+            dpdk: false,
             memory_mib: 512,
             cpus: 1,
             accel: Accel::default(),
@@ -58,6 +60,13 @@ impl VmBuilder {
             netns: None,
             boot_timeout: Duration::from_secs(120),
         }
+    }
+
+    /// Adds DPDK's `dpdk-testpmd` and its e1000 driver to the guest.
+    #[must_use]
+    pub fn dpdk(mut self) -> Self {
+        self.dpdk = true;
+        self
     }
 
     /// Guest memory in MiB; 512 unless said otherwise.
@@ -155,7 +164,11 @@ impl VmBuilder {
     /// # Errors
     /// As [`VmBuilder::start`], without those of the guest.
     pub fn spawn(self) -> Result<Vm> {
-        let (kernel, initrd) = (self.lab.kernel(self.suite)?, self.lab.image(self.suite)?);
+        let kernel = self.lab.kernel(self.suite)?;
+        let initrd = match self.dpdk {
+            true => self.lab.dpdk_image(self.suite)?,
+            false => self.lab.image(self.suite)?,
+        };
         let run = RunDir::new()?;
         let mut qemu = self.lab.qemu()?.command();
         qemu.args(self.machine_arguments());

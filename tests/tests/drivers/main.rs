@@ -1,0 +1,26 @@
+//! Drivers that are not Linux's own, each on the same model, in real guests.
+
+mod dpdk;
+#[path = "../vm/stage.rs"]
+mod stage;
+mod testpmd;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use nic_emu_lab::Lab;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Guests that share two processors disturb each other.
+    arguments.test_threads = Some(1);
+    let lab = match Lab::open() {
+        Ok(lab) => lab,
+        Err(error) => {
+            eprintln!("the lab cannot be set up: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = dpdk::checks(&lab);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
