@@ -19,7 +19,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("nic-emu-lab", &[]),
     (
         "nic-emu-bench",
-        &["guest-driver", "guest-mem", "net-backend", "nic-emu"],
+        &[
+            "guest-driver",
+            "guest-mem",
+            "net-backend",
+            "nic-emu",
+            "nic-emu-lab",
+            "nic-emu-tests",
+            "vfio-user",
+        ],
     ),
 ];
 

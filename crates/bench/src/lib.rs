@@ -2,11 +2,13 @@
 //!
 //! The guest's side is replayed outside of the timed part: descriptors are posted and doorbells rung first, so that what
 //! is measured is the work of the device. In [`engine`] the model's queues are called the way the daemon calls them,
-//! without a socket; the [`floor`]s are what the same frames cost at the least. Both run in turns of some milliseconds
+//! without a socket; in [`daemon`] they are those of a `nic-emu-cli` of its own process. The [`floor`]s are what the same frames cost at the least. Both run in turns of some milliseconds
 //! ([`slices`]), so that a ratio compares what the machine was like at that moment.
 //!
 //! `cargo xtask bench native` runs it.
 
+#[cfg(feature = "native")]
+pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod engine;
 #[cfg(feature = "native")]

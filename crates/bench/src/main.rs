@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     tap::enter_namespace()?;
-    let figures = native::run(options, |figure| eprintln!("{figure}"))?;
-    println!("{}", serde_json::to_string_pretty(&figures)?);
+    let results = native::run(options, |result| eprintln!("{result}"))?;
+    println!("{}", serde_json::to_string_pretty(&results)?);
     Ok(())
 }

@@ -29,7 +29,7 @@ pub struct Options {
     pub sizes: Vec<u32>,
 
     /// Descriptors of each ring.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=896))]
     pub ring: u32,
 
     /// A few seconds instead of a minute: whether it works, not how fast.

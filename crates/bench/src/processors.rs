@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -85,15 +86,34 @@ pub fn allowed() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Keeps this thread, and those it starts from now on, on one processor.
+/// Keeps this thread, and those that it starts from now on, on these processors.
 ///
 /// # Errors
 ///
-/// There is no such processor.
-pub fn stay_on(cpu: usize) -> io::Result<()> {
+/// There are no such processors.
+pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
+    Ok(sched_setaffinity(None, &set(cpus))?)
+}
+
+/// The same for all threads that another process has, and those that they start.
+///
+/// # Errors
+///
+/// There are no such processors, or the process is gone.
+pub fn keep_on(pid: u32, cpus: &[usize]) -> io::Result<()> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let id = thread?.file_name().to_str().and_then(|id| id.parse().ok());
+        sched_setaffinity(id.and_then(Pid::from_raw), &set(cpus))?;
+    }
+    Ok(())
+}
+
+fn set(cpus: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
-    set.set(cpu);
-    Ok(sched_setaffinity(None, &set)?)
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    set
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Figures, and how they are told.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,58 @@ pub struct Report {
     pub machine: Value,
     /// The command that did it.
     pub command: String,
-    /// The figures.
+    /// What came of it.
+    #[serde(flatten)]
+    pub results: Results,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// Times, beside their floors.
     pub figures: Vec<Figure>,
+    /// Guests at work with a daemon.
+    pub work: Vec<Work>,
+    /// Lone frames' round trips.
+    pub trips: Vec<Trips>,
+}
+
+/// What a frame costs with doorbells and interrupts as a real driver has them. Everything but the first two is per frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// `work.tap.tx.60`.
+    pub name: String,
+    /// Frames.
+    pub frames: u64,
+    /// Frames per second.
+    pub per_second: f64,
+    /// Processor time of the daemon, in nanoseconds.
+    pub processor_ns: f64,
+    /// Messages to the daemon.
+    pub messages: f64,
+    /// Interrupts of the daemon.
+    pub interrupts: f64,
+    /// System calls of the daemon, by name; counted by an strace, under which it is slower and has larger batches.
+    pub system_calls: BTreeMap<String, f64>,
+}
+
+/// How long lone frames took there and back, in nanoseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Trips {
+    /// `trip.switch.60`.
+    pub name: String,
+    /// Round trips.
+    pub count: u64,
+    /// Half of them took less.
+    pub p50: u64,
+    /// Nine in ten took less.
+    pub p90: u64,
+    /// All but one in a hundred took less.
+    pub p99: u64,
+    /// All but one in a thousand took less.
+    pub p999: u64,
+    /// The longest.
+    pub max: u64,
 }
 
 /// One thing measured.
@@ -31,6 +82,8 @@ pub struct Figure {
     pub ns: Spread,
     /// Frames per second, from the median.
     pub per_second: f64,
+    /// Processor time of the daemon per frame, if there is a daemon.
+    pub processor_ns: Option<f64>,
     /// What the same frames cost at the least.
     pub floor: Option<Floor>,
     /// What was aimed at.
@@ -101,17 +154,69 @@ impl fmt::Display for Figure {
     }
 }
 
+/// One line.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:24} {:.3} M/s; per frame: {:.0} ns of the daemon's processor time, {:.4} messages, {:.4} interrupts",
+            self.name,
+            self.per_second / 1e6,
+            self.processor_ns,
+            self.messages,
+            self.interrupts
+        )?;
+        if !self.system_calls.is_empty() {
+            write!(
+                f,
+                ", {:.4} system calls",
+                self.system_calls.values().sum::<f64>()
+            )?;
+        }
+        for (name, calls) in self
+            .system_calls
+            .iter()
+            .filter(|(_, calls)| **calls >= 0.001)
+        {
+            write!(f, ", {name} {calls:.4}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One line, in microseconds.
+impl fmt::Display for Trips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = |ns: u64| ns as f64 / 1e3;
+        write!(
+            f,
+            "{:24} median {:.1} us, p90 {:.1}, p99 {:.1}, p99.9 {:.1}, longest {:.1} of {} round trips",
+            self.name,
+            us(self.p50),
+            us(self.p90),
+            us(self.p99),
+            us(self.p999),
+            us(self.max),
+            self.count
+        )
+    }
+}
+
 impl Report {
     /// All figures, a line each, and what went on beside them.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut text: String = self
-            .figures
-            .iter()
-            .map(|figure| format!("{figure}\n"))
-            .collect();
+        let Results {
+            figures,
+            work,
+            trips,
+        } = &self.results;
+        let lines = figures.iter().map(ToString::to_string);
+        let lines = lines.chain(work.iter().map(ToString::to_string));
+        let lines = lines.chain(trips.iter().map(ToString::to_string));
+        let mut text = lines.collect::<Vec<_>>().join("\n") + "\n";
         let beside = |what: &str, of: fn(&Figure) -> Option<f64>| {
-            let of_all = Spread::of(self.figures.iter().filter_map(of));
+            let of_all = Spread::of(figures.iter().filter_map(of));
             of_all
                 .map(|all| format!("{what} {all:.1}\n"))
                 .unwrap_or_default()
@@ -127,10 +232,7 @@ impl Report {
         });
         text += &format!(
             "  slices repeated for steal: {}\n",
-            self.figures
-                .iter()
-                .map(|figure| figure.repeated)
-                .sum::<usize>()
+            figures.iter().map(|figure| figure.repeated).sum::<usize>()
         );
         text
     }
@@ -148,7 +250,8 @@ impl Report {
         if self.commit != old.commit {
             lines.push(format!("commit {} now, {} then", self.commit, old.commit));
         }
-        for new in &self.figures {
+        let [new, old] = [self, old].map(|report| &report.results);
+        for new in &new.figures {
             let Some(old) = old.figures.iter().find(|old| old.name == new.name) else {
                 continue;
             };
@@ -161,6 +264,28 @@ impl Report {
                 );
             }
             lines.push(line);
+        }
+        for new in &new.work {
+            if let Some(old) = old.work.iter().find(|old| old.name == new.name) {
+                lines.push(format!(
+                    "{:24} {:6.2} times as fast, {:.2} of the processor time, {:.2} of the messages, {:.2} of the \
+                     interrupts",
+                    new.name,
+                    new.per_second / old.per_second,
+                    new.processor_ns / old.processor_ns,
+                    new.messages / old.messages,
+                    new.interrupts / old.interrupts
+                ));
+            }
+        }
+        for new in &new.trips {
+            if let Some(old) = old.trips.iter().find(|old| old.name == new.name) {
+                let ratio = new.p50 as f64 / old.p50 as f64;
+                lines.push(format!(
+                    "{:24} {ratio:6.2} of the median round trip",
+                    new.name
+                ));
+            }
         }
         lines
     }
@@ -191,6 +316,7 @@ mod tests {
             per_second: 1e9 / ns,
             floor: Some(floor),
             goal: Some(Goal::new("share", 0.7, 50.0 / ns)),
+            processor_ns: None,
             getppid_ns: None,
             ping_pong_ns: None,
             steal_percent: 0.0,
@@ -202,7 +328,27 @@ mod tests {
             commit: commit.into(),
             machine: machine.into(),
             command: "bench".into(),
-            figures: vec![figure],
+            results: Results {
+                figures: vec![figure],
+                work: vec![Work {
+                    name: "work.null.tx.60".into(),
+                    frames: 1000,
+                    per_second: 1e9 / ns,
+                    processor_ns: ns,
+                    messages: 1.0,
+                    interrupts: 0.01,
+                    system_calls: BTreeMap::from([("recvmsg".into(), 0.5)]),
+                }],
+                trips: vec![Trips {
+                    name: "trip.switch.60".into(),
+                    count: 10,
+                    p50: ns as u64,
+                    p90: 300,
+                    p99: 400,
+                    p999: 500,
+                    max: 600,
+                }],
+            },
         }
     }
 
@@ -210,8 +356,13 @@ mod tests {
     fn the_same_machine_and_commit_need_no_note() {
         let (now, then) = (report("a", "m", 100.0), report("a", "m", 200.0));
         let lines = now.beside(&then);
-        assert_eq!(lines.len(), 1);
+        assert_eq!(lines.len(), 3);
         assert!(lines[0].contains("2.00 times as fast, 0.50 of the floor now, 0.25 then"));
+        assert!(
+            lines[1]
+                .contains("2.00 times as fast, 0.50 of the processor time, 1.00 of the messages")
+        );
+        assert!(lines[2].contains("0.50 of the median round trip"));
     }
 
     #[test]
@@ -225,12 +376,12 @@ mod tests {
     #[test]
     fn a_goal_is_reached_or_missed() {
         assert!(
-            report("a", "m", 60.0).figures[0]
+            report("a", "m", 60.0).results.figures[0]
                 .to_string()
                 .contains("goal 0.7 reached")
         );
         assert!(
-            report("a", "m", 100.0).figures[0]
+            report("a", "m", 100.0).results.figures[0]
                 .to_string()
                 .contains("goal 0.7 MISSED")
         );
@@ -240,6 +391,6 @@ mod tests {
     fn a_report_survives_its_file() {
         let text = serde_json::to_string(&report("a", "m", 100.0)).unwrap();
         let read: Report = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.figures[0].ns, spread(100.0));
+        assert_eq!(read.results.figures[0].ns, spread(100.0));
     }
 }

@@ -27,6 +27,8 @@ pub trait Contender {
 pub struct Measured {
     /// Nanoseconds per frame: for each contender one value a round.
     pub per_frame: Vec<Vec<f64>>,
+    /// Frames of each contender in all, with those of rounds that do not count.
+    pub frames: Vec<u64>,
     /// Nanoseconds of a getppid, one value a round.
     pub getppid: Vec<f64>,
     /// Nanoseconds from one processor to another and back, one value a round; none with one processor.
@@ -61,15 +63,16 @@ pub fn interleave(
 ) -> Measured {
     let mut measured = Measured {
         per_frame: vec![Vec::new(); contenders.len()],
+        frames: vec![0; contenders.len()],
         getppid: Vec::new(),
         ping_pong: Vec::new(),
         usage: Usage::default(),
         own: Duration::ZERO,
         repeated: 0,
     };
-    for contender in &mut *contenders {
+    for (contender, frames) in contenders.iter_mut().zip(&mut measured.frames) {
         // Pages, caches, buffers that come into being when first used.
-        piece(*contender);
+        *frames += piece(*contender).1;
     }
     let mut round = 0;
     while round < plan.rounds {
@@ -82,7 +85,9 @@ pub fn interleave(
             } else {
                 count - 1 - turn
             };
-            values[index] = slice(plan.slice, contenders[index]);
+            let (time, frames) = slice(plan.slice, contenders[index]);
+            values[index] = time.as_nanos() as f64 / frames.max(1) as f64;
+            measured.frames[index] += frames;
         }
         let mut usage = Usage::default();
         usage.add(before, Usage::now());
@@ -102,15 +107,15 @@ pub fn interleave(
     measured
 }
 
-/// Pieces until the timed parts of them come to `least`; nanoseconds per frame.
-fn slice(least: Duration, contender: &mut dyn Contender) -> f64 {
+/// Pieces until the timed parts of them come to `least`; how long they were, and the frames.
+fn slice(least: Duration, contender: &mut dyn Contender) -> (Duration, u64) {
     let (mut time, mut frames) = (Duration::ZERO, 0);
     while time < least {
         let (took, count) = piece(contender);
         time += took;
         frames += count;
     }
-    time.as_nanos() as f64 / frames.max(1) as f64
+    (time, frames)
 }
 
 fn piece(contender: &mut dyn Contender) -> (Duration, u64) {
@@ -139,7 +144,7 @@ impl Background {
             let ball = word.clone();
             // Ends when the sender is dropped.
             std::thread::spawn(move || {
-                let _ = processors::stay_on(cpu);
+                let _ = processors::stay_on(&[cpu]);
                 while let Ok(from) = started.recv() {
                     for trip in 0..=Self::TRIPS {
                         wait_for(&ball, from + 2 * trip + 1);
@@ -235,6 +240,7 @@ mod tests {
     fn the_ratio_is_how_fast_ours_is_beside_the_floor() {
         let measured = Measured {
             per_frame: vec![vec![200.0, 100.0], vec![100.0, 80.0]],
+            frames: vec![2, 2],
             getppid: Vec::new(),
             ping_pong: Vec::new(),
             usage: Usage::default(),

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use nic_emu_bench::options::Options;
-use nic_emu_bench::report::Figure;
+use nic_emu_bench::report::Results;
 use nic_emu_bench::{native, processors, tap};
 
 /// Set in the environment of a test that runs as root of a user namespace.
@@ -14,22 +14,32 @@ struct Cli {
     options: Options,
 }
 
-fn measure(words: &[&str]) -> Vec<Figure> {
+fn measure(words: &[&str]) -> Results {
     let words = [&["bench", "--quick"], words].concat();
     let mut told = 0;
-    let figures = native::run(&Cli::parse_from(words).options, |_| told += 1).unwrap();
-    assert_eq!(told, figures.len(), "each figure is told");
-    for figure in &figures {
+    let results = native::run(&Cli::parse_from(words).options, |_| told += 1).unwrap();
+    let Results {
+        figures,
+        work,
+        trips,
+    } = &results;
+    let all = figures.len() + work.len() + trips.len();
+    assert_eq!(told, all, "each result is told");
+    for figure in figures {
         assert!(figure.ns.median > 0.0 && figure.ns.count == 3, "{figure:?}");
         if let Some(floor) = &figure.floor {
             assert!(floor.ns.median > 0.0 && floor.ratio.median > 0.0);
         }
     }
-    figures
+    results
 }
 
-fn names(figures: &[Figure]) -> Vec<&str> {
-    figures.iter().map(|figure| figure.name.as_str()).collect()
+fn names(results: &Results) -> Vec<&str> {
+    results
+        .figures
+        .iter()
+        .map(|figure| figure.name.as_str())
+        .collect()
 }
 
 #[test]
@@ -53,7 +63,7 @@ fn without_a_network() {
 
 #[test]
 fn only_what_is_asked_for() {
-    let figures = measure(&["--sizes=64", "--ring=64", "null.tx"]);
+    let figures = measure(&["--sizes=64", "--ring=64", "engine.null.tx"]);
     assert_eq!(names(&figures), ["engine.null.tx.64"]);
 }
 
@@ -70,11 +80,58 @@ fn both_ways_on_one_thread_and_on_two() {
 
 #[test]
 fn on_a_tap() {
-    // The namespace is the thread's.
-    std::thread::spawn(|| {
+    in_namespace("on_a_tap", || {
+        let figures = measure(&["--sizes=60", "engine.tap.tx", "engine.tap.rx"]);
+        assert_eq!(names(&figures), ["engine.tap.tx.60", "engine.tap.rx.60"]);
+    });
+}
+
+#[test]
+fn a_daemon_over_its_sockets() {
+    let results = measure(&[
+        "--sizes=60",
+        "daemon.null",
+        "daemon.switch",
+        "work.null",
+        "trip",
+    ]);
+    assert_eq!(names(&results), ["daemon.null.tx.60", "daemon.switch.60"]);
+    let [work] = &results.work[..] else {
+        panic!("one guest at work: {:?}", results.work);
+    };
+    assert_eq!((work.name.as_str(), work.frames), ("work.null.tx.60", 2000));
+    // A doorbell for each frame, and something for each interrupt.
+    assert!(work.messages > 1.0, "{work:?}");
+    assert!(work.interrupts > 0.0 && work.interrupts <= 1.0, "{work:?}");
+    let [trips] = &results.trips[..] else {
+        panic!("one kind of round trips: {:?}", results.trips);
+    };
+    assert_eq!((trips.name.as_str(), trips.count), ("trip.switch.60", 100));
+    assert!(trips.p50 <= trips.p99 && trips.p99 <= trips.max);
+}
+
+#[test]
+fn a_daemon_on_its_tap() {
+    assert!(nic_emu_tests::is_root(), "TAPs of daemons need root");
+    // The thread stays in the namespace.
+    let check = || {
+        let results = measure(&["--sizes=60", "daemon.tap.tx", "daemon.tap.rx", "work.tap"]);
+        assert_eq!(names(&results), ["daemon.tap.tx.60", "daemon.tap.rx.60"]);
+        let work: Vec<_> = results.work.iter().map(|work| work.name.as_str()).collect();
+        assert_eq!(work, ["work.tap.tx.60", "work.tap.rx.60"]);
+        assert!(results.work.iter().all(|work| work.frames >= 2000));
+    };
+    std::thread::spawn(check)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Runs `check` on a thread with a network namespace of its own; an ordinary user gets it by running the test of this
+/// name again in a user namespace.
+fn in_namespace(test: &'static str, check: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
         if tap::enter_namespace().is_ok() {
-            let figures = measure(&["--sizes=60", "engine.tap.tx", "engine.tap.rx"]);
-            return assert_eq!(names(&figures), ["engine.tap.tx.60", "engine.tap.rx.60"]);
+            return check();
         }
         assert!(
             std::env::var_os(IN_USER_NAMESPACE).is_none(),
@@ -83,7 +140,7 @@ fn on_a_tap() {
         let status = std::process::Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "--"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "on_a_tap"])
+            .args(["--exact", test])
             .env(IN_USER_NAMESPACE, "1")
             .status()
             .expect("tests of TAPs need root, or `unshare`");

@@ -36,6 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let program = cli::nic_emu_bench()?;
     let arguments = options.bench.arguments();
     let output = Command::new(program)
+        .env("NIC_EMU_CLI", cli::nic_emu_cli()?)
         .args(&arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -46,14 +47,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         "the benchmark ended with {}",
         output.status
     );
-    let figures =
+    let results =
         serde_json::from_slice(&output.stdout).context("the benchmark printed no figures")?;
     let report = Report {
         bench: "native".to_owned(),
         commit: machine::commit(),
         machine: machine::describe(),
         command: format!("cargo xtask bench native {}", arguments.join(" ")),
-        figures,
+        results,
     };
     println!(
         "\ncommit {}, machine {}\n{}\n",

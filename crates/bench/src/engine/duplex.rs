@@ -136,7 +136,7 @@ impl Helper {
         let words = [&ready, &begun, &ended, &received].map(Arc::clone);
         // Ends when the other end of the channel is dropped.
         std::thread::spawn(move || {
-            let _ = processors::stay_on(cpu);
+            let _ = processors::stay_on(&[cpu]);
             let [ready, begun, ended, received] = words;
             while let Ok(round) = woken.recv() {
                 let mut receiving = receiving.lock().unwrap_or_else(PoisonError::into_inner);
