@@ -21,7 +21,7 @@ use crate::tap::Feeder;
 
 /// What the receiving thread has.
 struct Receiving {
-    rx: RxQueue,
+    rx: Box<RxQueue>,
     mem: GuestMem,
     shared: Arc<Shared>,
     /// Without one, the same frame out of host memory.
@@ -80,7 +80,10 @@ impl Duplex {
         let mut engine = Engine::new(ring)?;
         let (from, feeder) = from.unzip();
         let receiving = Receiving {
-            rx: std::mem::replace(&mut engine.rx, RxQueue::new(engine.shared.clone())),
+            rx: std::mem::replace(
+                &mut engine.rx,
+                Box::new(RxQueue::new(engine.shared.clone())),
+            ),
             mem: engine.mem.clone(),
             shared: engine.shared.clone(),
             from,

@@ -42,9 +42,9 @@ pub struct Engine {
     /// The guest.
     pub guest: Guest,
     /// Its transmit queue.
-    pub tx: TxQueue,
+    pub tx: Box<TxQueue>,
     /// Its receive queue.
-    pub rx: RxQueue,
+    pub rx: Box<RxQueue>,
     /// Guest RAM as the queues see it.
     pub mem: GuestMem,
     /// What queues and registers share.
@@ -76,8 +76,8 @@ impl Engine {
         guest.enable_interrupts(!0);
         Ok(Self {
             guest,
-            tx,
-            rx,
+            tx: Box::new(tx),
+            rx: Box::new(rx),
             mem,
             shared,
         })
