@@ -165,8 +165,8 @@ impl Distribution<'_> {
     pub(crate) fn draw(&self) -> String {
         const LEFT: f64 = 70.0;
         const RIGHT: f64 = WIDTH - 225.0;
-        const TOP: f64 = 66.0;
-        const BOTTOM: f64 = 396.0;
+        const TOP: f64 = 88.0;
+        const BOTTOM: f64 = 418.0;
         let mut sheet = Sheet::new(WIDTH, BOTTOM + 52.0, self.title, self.subtitle);
         let xs = || {
             let points = self.curves.iter().flat_map(|curve| &curve.points);
@@ -182,7 +182,7 @@ impl Distribution<'_> {
             sheet.text((LEFT - 8.0, y + 4.5), Anchor::End, "soft", &text);
         }
         axis(&mut sheet, &across, (TOP, BOTTOM), self.scale);
-        sheet.text((LEFT, TOP - 8.0), Anchor::Middle, "soft", self.share);
+        sheet.text((16.0, TOP - 14.0), Anchor::Start, "soft", self.share);
         for (at, curve) in self.curves.iter().enumerate() {
             let mut line = Vec::new();
             let mut last = upward.at(0.0);

@@ -333,7 +333,6 @@ fn loaded(rate: u32, of: &latency::Trips) -> Load {
         sent: of.sent,
         seconds: of.sending.as_secs_f64(),
         echoed: of.received,
-        back_seconds: of.receiving.as_secs_f64(),
         trips: trips(of),
         histogram: buckets(&of.distribution(), of.received),
         events: None,

@@ -152,9 +152,8 @@ pub(crate) struct Load {
     /// Frames that were sent, and how long that took.
     pub(crate) sent: u64,
     pub(crate) seconds: f64,
-    /// Those that came back, and how long after the first was sent.
+    /// Those that came back.
     pub(crate) echoed: u64,
-    pub(crate) back_seconds: f64,
     pub(crate) trips: Trips,
     /// Round trips up to so many microseconds, and how many since the bucket before.
     pub(crate) histogram: Vec<(f64, u64)>,
@@ -163,9 +162,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Thousands of frames echoed a second, until the last one was back.
+    /// Thousands of frames echoed for each second that was sent.
     pub(crate) fn echoed_kpps(&self) -> f64 {
-        self.echoed as f64 / self.seconds.max(self.back_seconds) / 1e3
+        self.echoed as f64 / self.seconds / 1e3
     }
 
     /// Share of the frames that came back.

@@ -114,9 +114,9 @@ impl Comparison {
                 "Where the guest has no driver for virtio, yes; elsewhere it costs up to half of the throughput"
             }
             (0.2.., _) => {
-                "Only where the guest has no driver for virtio: it is several times slower"
+                "Only where the guest has no driver for virtio: elsewhere, in its weaker direction, it costs most of the throughput"
             }
-            _ => "No: it is more than five times slower",
+            _ => "No: in its weaker direction it is more than five times slower",
         };
         format!(
             "{verdict}: RX {:.2}x, TX {:.2}x, and a lone frame's round trip takes {:.2}x as long as with virtio-net.",
@@ -163,58 +163,48 @@ fn ratios(figures: Figures<'_>, to: Contestant, nics: &[Contestant]) -> String {
     text
 }
 
+/// What holds in every round, what in most, and what does not differ.
 fn sentences(pair: &Comparison, to: &str) -> String {
     let mut all = vec![
-        sentence("RX", pair.receive, "faster", "slower", to),
-        sentence("TX", pair.send, "faster", "slower", to),
-        sentence(
+        ("RX", pair.receive, "faster", "slower"),
+        ("TX", pair.send, "faster", "slower"),
+        (
             "a lone frame's round trip",
             pair.latency,
             "longer",
             "shorter",
-            to,
         ),
     ];
-    for (direction, cpu) in ["RX", "TX"].into_iter().zip(pair.cpu) {
-        all.extend(cpu.map(|cpu| {
-            sentence(
-                &format!("a gigabyte of {direction}"),
-                cpu,
-                "dearer",
-                "cheaper",
-                to,
-            )
-        }));
+    let cpu = ["a gigabyte of RX", "a gigabyte of TX"]
+        .into_iter()
+        .zip(pair.cpu);
+    all.extend(cpu.filter_map(|(what, cpu)| Some((what, cpu?, "dearer", "cheaper"))));
+    let echoed = "what is echoed at the highest rate";
+    all.extend(
+        pair.overload
+            .map(|overload| (echoed, overload, "more", "less")),
+    );
+    let (mut every, mut most, mut none) = (Vec::new(), Vec::new(), Vec::new());
+    for (what, ratio, above, below) in all {
+        match ratio.standing() {
+            Standing::Above { surely: true } => every.push(format!("{what} {above}")),
+            Standing::Below { surely: true } => every.push(format!("{what} {below}")),
+            Standing::Above { surely: false } => most.push(format!("{what} {above}")),
+            Standing::Below { surely: false } => most.push(format!("{what} {below}")),
+            Standing::Level => none.push(what.to_owned()),
+        }
     }
-    all.extend(pair.overload.map(|overload| {
-        sentence(
-            "what is echoed under the highest load",
-            overload,
-            "more",
-            "less",
-            to,
-        )
-    }));
-    format!("Without polling: {}.", all.join("; "))
-}
-
-fn sentence(what: &str, ratio: Summary, above: &str, below: &str, to: &str) -> String {
-    let range = format!("{:.2} to {:.2}", ratio.min, ratio.max);
-    match ratio.standing() {
-        Standing::Above { surely: true } => {
-            format!("{what} is {above} than with {to} in every round ({range})")
+    let mut text = format!("Without polling, against {to}.");
+    for (when, what) in [
+        ("In every round", every),
+        ("In the median, not in every round", most),
+        ("No difference", none),
+    ] {
+        if !what.is_empty() {
+            text += &format!(" {when}: {}.", what.join(", "));
         }
-        Standing::Below { surely: true } => {
-            format!("{what} is {below} than with {to} in every round ({range})")
-        }
-        Standing::Above { surely: false } => {
-            format!("{what} is {above} in the median, not in every round ({range})")
-        }
-        Standing::Below { surely: false } => {
-            format!("{what} is {below} in the median, not in every round ({range})")
-        }
-        Standing::Level => format!("{what} is the same as with {to} ({range})"),
     }
+    text
 }
 
 fn lowered(text: &str) -> String {

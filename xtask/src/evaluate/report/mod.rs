@@ -145,7 +145,8 @@ fn text(evaluation: &Evaluation) -> String {
     if let Some(table) = tables::events(figures) {
         sections.push(format!(
             "## What a frame costs\n\nInterrupts of the guest, accesses to the NIC's registers, and vfio-user messages, \
-             per frame that the guest's driver saw.\n\n![events per frame]({})\n\n{table}",
+             per frame that the guest's driver saw (with TSO or large buffers a frame has many packets' bytes). Counted in \
+             stretches of their own, since QEMU's log of accesses slows the guest down.\n\n![events per frame]({})\n\n{table}",
             pictures::EVENTS
         ));
     }
@@ -191,8 +192,8 @@ fn head(evaluation: &Evaluation) -> String {
 
 fn latency_section(figures: Figures<'_>) -> String {
     let settings = &figures.0.settings;
-    let mut text = "## Latency\n\nFrames of 60 bytes, sent at a fixed rate whatever comes back, sent back by an XDP program \
-        in the guest's driver or, where that has none, in front of its IP stack (generic XDP_TX). Curves are shares of the \
+    let mut text = "## Latency\n\nFrames of 60 bytes, sent at a fixed rate whatever comes back. The guest sends them back \
+        below its IP stack, by generic XDP (XDP_TX), for every driver alike. Curves are shares of the \
         frames that were *offered*: one that ends below 100 % has lost the rest."
         .to_owned();
     for &rate in &settings.rates {

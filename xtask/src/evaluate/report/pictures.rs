@@ -40,10 +40,10 @@ pub(super) fn all(figures: Figures<'_>) -> Vec<(String, String)> {
 }
 
 fn spread(figures: Figures<'_>) -> String {
-    format!(
-        "bars: median of {} rounds; whiskers: lowest and highest",
-        figures.0.settings.rounds
-    )
+    match figures.0.settings.rounds {
+        1 => "one round".to_owned(),
+        rounds => format!("bars: median of {rounds} rounds; whiskers: lowest and highest"),
+    }
 }
 
 fn throughput(figures: Figures<'_>) -> String {
@@ -105,9 +105,9 @@ fn latency(figures: Figures<'_>, rate: u32) -> Option<String> {
     (!curves.is_empty()).then(|| {
         Distribution {
             title: &format!("Round trips of 60 byte frames, {rate} offered a second"),
-            subtitle: &format!("all frames of {} rounds", figures.0.settings.rounds),
+            subtitle: "all frames of all rounds",
             scale: "round trip in \u{b5}s, logarithmic",
-            share: "frames offered",
+            share: "share of the frames offered",
             curves,
         }
         .draw()

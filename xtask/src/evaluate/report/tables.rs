@@ -2,7 +2,7 @@
 
 use super::super::contestant::Contestant;
 use super::super::record::{Bare, Events, Run, Stream, Trips};
-use super::super::stats::Summary;
+use super::super::stats::{Summary, digits};
 use super::{Figures, Metric, load, ping, receive, receive_cpu, send, send_cpu};
 
 /// A Markdown table: its header, and rows that start with a name.
@@ -23,6 +23,14 @@ pub(super) fn cell(text: &str) -> String {
 
 pub(super) fn figure(summary: Option<Summary>) -> String {
     summary.map_or_else(|| "\u{2013}".to_owned(), |summary| summary.to_string())
+}
+
+/// Without the spread.
+fn median(summary: Option<Summary>) -> String {
+    summary.map_or_else(
+        || "\u{2013}".to_owned(),
+        |s| format!("{:.*}", digits(s.median), s.median),
+    )
 }
 
 /// A ratio.
@@ -99,8 +107,14 @@ pub(super) fn latency(figures: Figures<'_>) -> Option<String> {
             if of(|trips| trips.p50).is_none() {
                 continue;
             }
-            let percentiles: [fn(&Trips) -> f64; 5] =
-                [|t| t.min, |t| t.p50, |t| t.p90, |t| t.p99, |t| t.max];
+            let median = |value| median(of(value));
+            let medians = [
+                median(|t| t.min),
+                figure(of(|t| t.p50)),
+                median(|t| t.p90),
+                median(|t| t.p99),
+                median(|t| t.max),
+            ];
             let ratio = |to| {
                 if to == nic {
                     return "1".to_owned();
@@ -108,7 +122,7 @@ pub(super) fn latency(figures: Figures<'_>) -> Option<String> {
                 times(figures.ratio(nic, to, |run| load(run, rate).map(|l| l.trips.p50)))
             };
             let mut row = vec![rate.to_string(), nic.to_string()];
-            row.extend(percentiles.map(|p| figure(of(p))));
+            row.extend(medians);
             row.extend([ratio(Contestant::E1000), ratio(Contestant::VirtioNet)]);
             rows.push(row);
         }
@@ -178,11 +192,14 @@ pub(super) const PER_FRAME: [(&str, PerFrame); 3] = [
 ];
 
 /// Further columns of the table.
-const BESIDE: [(&str, PerFrame); 2] = [
+const BESIDE: [(&str, PerFrame); 3] = [
     ("of these, the guest waits for", |e| {
         Some(e.waits? as f64 / e.frames as f64)
     }),
     ("bytes", |e| Some(e.bytes as f64 / e.frames as f64)),
+    ("accesses per MB", |e| {
+        (e.bytes > 0).then(|| e.accesses.map(|n| n as f64 * 1e6 / e.bytes as f64))?
+    }),
 ];
 
 /// A situation in which events are counted.
