@@ -152,7 +152,7 @@ impl RxQueue {
         let regs = &self.shared.regs;
         let (ring, head) = match &self.batch {
             Some(batch) => (batch.ring, batch.head),
-            None => (self.ring(), regs.get(Reg::RDH)),
+            None => (ring(&self.shared), regs.get(Reg::RDH)),
         };
         ring.is_some_and(|ring| ring.owned(head, regs.get(Reg::RDT)) > 0)
     }
@@ -196,9 +196,10 @@ impl RxQueue {
         };
         // Frames do not overtake one another.
         let first = self.resume(mem, now);
-        let room = match overrun {
-            Overrun::Hold if first => usize::MAX,
-            _ => self.capacity().saturating_sub(self.fifo.octets()),
+        let network_waits = first && overrun == Overrun::Hold;
+        let room = match network_waits {
+            true => usize::MAX,
+            false => self.capacity().saturating_sub(self.fifo.octets()),
         };
         let mut progress = Progress::default();
         let place = match first {
@@ -226,10 +227,13 @@ impl RxQueue {
             self.interrupted = true;
             return Delivered::Interrupted;
         }
-        // One that was begun has found a descriptor.
-        let begun = usize::from(progress.offset > 0 && held.frames > 0);
-        let regs = &self.shared.regs;
-        regs.stat_add(Reg::RNBC, (left.frames - begun) as u32);
+        if !network_waits {
+            // One that was begun has found a descriptor. Where the network waits, none has come to find none: a
+            // super-frame is only how its segments were carried here.
+            let begun = usize::from(progress.offset > 0 && held.frames > 0);
+            let regs = &self.shared.regs;
+            regs.stat_add(Reg::RNBC, (left.frames - begun) as u32);
+        }
         if held.frames < left.frames {
             self.overflow(mem, left.frames - held.frames);
         }
@@ -414,12 +418,18 @@ impl RxQueue {
     }
 
     fn batch(&mut self, mem: &GuestMem) -> &mut Batch {
-        let (regs, ring) = (&self.shared.regs, self.ring());
-        self.batch.get_or_insert_with(|| {
-            self.descriptors.begin(mem, ring);
+        let Self {
+            batch,
+            shared,
+            descriptors,
+            ..
+        } = self;
+        batch.get_or_insert_with(|| {
+            let ring = ring(shared);
+            descriptors.begin(mem, ring);
             Batch {
                 ring,
-                head: regs.get(Reg::RDH),
+                head: shared.regs.get(Reg::RDH),
                 moved: false,
                 causes: 0,
                 good: Tally::default(),
@@ -453,11 +463,6 @@ impl RxQueue {
         )
     }
 
-    fn ring(&self) -> Option<Ring> {
-        let regs = &self.shared.regs;
-        Ring::new(regs.get_u64(Reg::RDBAL, Reg::RDBAH), regs.get(Reg::RDLEN))
-    }
-
     /// Drops everything that a reset has made meaningless.
     fn sync(&mut self) {
         let generation = self.shared.generation();
@@ -468,4 +473,10 @@ impl RxQueue {
             self.batch = None;
         }
     }
+}
+
+/// The ring as its registers have it.
+fn ring(shared: &Shared) -> Option<Ring> {
+    let regs = &shared.regs;
+    Ring::new(regs.get_u64(Reg::RDBAL, Reg::RDBAH), regs.get(Reg::RDLEN))
 }
