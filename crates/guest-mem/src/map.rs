@@ -227,7 +227,7 @@ impl GuestMem {
         if let Some((mut ptr, room)) = self.find(addr, Access::ReadWrite)
             && len as u64 <= room
         {
-            for chunk in chunks {
+            for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
                 access::copy_in(chunk, ptr);
                 ptr = ptr.wrapping_add(chunk.len());
             }

@@ -144,6 +144,7 @@ impl Tap {
             tx: TapSender {
                 tap: tap.clone(),
                 room,
+                joined: Box::new([0; super::JOINED]),
                 scratch: Vec::new(),
             },
             rx: TapReceiver { tap, carrier },

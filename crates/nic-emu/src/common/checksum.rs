@@ -78,16 +78,12 @@ fn sum_le(bytes: &[u8]) -> u64 {
         }
     }
     let mut total = lanes.iter().fold(0u64, |sum, lane| sum.wrapping_add(*lane));
-    let mut words = blocks.remainder().chunks_exact(4);
-    for word in &mut words {
-        total = total.wrapping_add(u64::from(u32::from_le_bytes([
-            word[0], word[1], word[2], word[3],
-        ])));
+    let (words, rest) = blocks.remainder().as_chunks::<4>();
+    for word in words {
+        total = total.wrapping_add(u64::from(u32::from_le_bytes(*word)));
     }
-    let mut last = [0; 4];
-    let rest = words.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    total.wrapping_add(u64::from(u32::from_le_bytes(last)))
+    let last = rest.iter().rev();
+    total.wrapping_add(last.fold(0, |word, &byte| word << 8 | u64::from(byte)))
 }
 
 #[cfg(test)]

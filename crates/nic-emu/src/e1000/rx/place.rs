@@ -180,7 +180,11 @@ impl Batch {
                 // No buffer: nothing is stored, the frame goes on in the next one.
                 RxWord::new().with_dd(true)
             } else {
-                let parts = parts(&chunks, *offset, n);
+                // Nearly always all of the frame.
+                let parts = match n == stored {
+                    true => chunks,
+                    false => parts(&chunks, *offset, n),
+                };
                 match mem.write_chunks(buffer, &parts, &mut descriptors.scratch) {
                     Ok(()) => {}
                     Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
