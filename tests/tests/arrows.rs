@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guest-driver", &["guest-mem", "nic-emu", "vfio-user"]),
     ("bare-guest", &["guest-driver"]),
     ("nic-emu-lab", &[]),
+    ("udp-echo", &[]),
     (
         "nic-emu-bench",
         &[
