@@ -13,9 +13,6 @@ use crate::latency::{FRAME, Flood};
 
 /// What a guest may take for one job, the firmware included.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the guest waits before its job and stays after it, for us to look at everybody's counters.
-const PAUSES: &str = "delay=500 linger=1000";
-
 /// Where the guest's frames go, and who counts what they cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a> {
@@ -61,11 +58,13 @@ impl Flow {
 /// # Errors
 /// The guest does not come up, or the frames do not leave.
 pub fn send(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
-    let mut guest = bare.start(&format!("test=tx count={count} size={FRAME} {PAUSES}"))?;
+    let mut guest = bare.start(&format!("test=tx count={count} size={FRAME} ask=1"))?;
     guest.record("ready", PATIENCE)?;
     let before = Seen::now(&guest, way)?;
+    guest.nudge()?;
     let done = guest.record("tx", PATIENCE)?;
     let flow = before.until(&guest, way, &done)?;
+    guest.nudge()?;
     guest.finish(PATIENCE)?;
     Ok(flow)
 }
@@ -77,13 +76,15 @@ pub fn send(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
 /// The guest does not come up, or no frames arrive.
 pub fn receive(bare: BareBuilder, way: &Way<'_>, count: u32, rate: u32) -> Result<Flow> {
     const EVERYBODY: [u8; 6] = [0xFF; 6];
-    let mut guest = bare.start(&format!("test=rx count={count} idle=20000 {PAUSES}"))?;
+    let mut guest = bare.start(&format!("test=rx count={count} idle=20000 ask=1"))?;
     guest.record("ready", PATIENCE)?;
     let before = Seen::now(&guest, way)?;
+    guest.nudge()?;
     let flood = Flood::start(way.netns, way.tap, EVERYBODY, rate)?;
     let done = guest.record("rx", PATIENCE)?;
     let flow = before.until(&guest, way, &done)?;
     flood.stop()?;
+    guest.nudge()?;
     guest.finish(PATIENCE)?;
     Ok(flow)
 }

@@ -37,8 +37,9 @@ pub struct Args {
     pub batch: u32,
     /// `idle=`: milliseconds without anything happening after which a job gives up.
     pub idle: u32,
-    /// `delay=`: milliseconds from the word that it is ready to the beginning of the job, for whoever counts to begin.
-    pub delay: u32,
+    /// `ask=1`: a byte on the serial port begins the job, and another one the end of the machine after it, so that whoever
+    /// counts can look before and after.
+    pub ask: bool,
     /// `linger=`: milliseconds from the end of a job to the end of the machine, for QEMU to pass its frames on.
     pub linger: u32,
     /// `halt=1`: the processor sleeps between interrupts, so that a lost one stops it for good, instead of looking out
@@ -57,7 +58,7 @@ impl Default for Args {
             ring: 256,
             batch: 32,
             idle: 5000,
-            delay: 0,
+            ask: false,
             linger: 0,
             halt: false,
             keep: false,
@@ -112,7 +113,7 @@ impl Args {
                 "ring" => args.ring = within("ring", 8, 4096)? & !7,
                 "batch" => args.batch = within("batch", 1, 4096)?,
                 "idle" => args.idle = within("idle", 1, 600_000)?,
-                "delay" => args.delay = within("delay", 0, 600_000)?,
+                "ask" => args.ask = within("ask", 0, 1)? == 1,
                 "linger" => args.linger = within("linger", 0, 600_000)?,
                 "halt" => args.halt = within("halt", 0, 1)? == 1,
                 "keep" => args.keep = within("keep", 0, 1)? == 1,

@@ -43,7 +43,9 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
          mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
     );
     report!(serial, "ready");
-    nic.bus.wait(u64::from(args.delay) * MS);
+    if args.ask {
+        serial.wait();
+    }
     let done = match args.job {
         Job::Probe | Job::Msix => Ok(()),
         Job::Mmio => {
@@ -55,6 +57,9 @@ pub fn run(machine: Machine, ram: Ram, args: &Args, serial: &mut Serial) -> Resu
         Job::Rx => rx(&mut nic, args, serial),
         Job::Echo => echo(&mut nic, args, serial),
     };
+    if args.ask {
+        serial.wait();
+    }
     nic.bus.wait(u64::from(args.linger) * MS);
     done
 }

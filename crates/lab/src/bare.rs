@@ -3,7 +3,7 @@
 //! What such a guest says on its serial port is lines, records: a name, then `key=value` words.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -179,6 +179,15 @@ impl Bare {
                 });
             }
         }
+    }
+
+    /// Sends a byte to the guest's serial port, for one that waits for a sign (`ask=1`).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if QEMU does not take it.
+    pub fn nudge(&mut self) -> Result<()> {
+        let sent = self.serial.get_mut().write_all(b"\n");
+        sent.map_err(Error::io("write to the guest's serial port"))
     }
 
     /// Waits until the guest has ended content; returns all its records.

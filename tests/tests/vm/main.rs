@@ -4,6 +4,7 @@
 
 mod ethtool;
 mod kernels;
+mod packets;
 mod several;
 mod stage;
 
@@ -29,5 +30,6 @@ fn main() -> ExitCode {
     }
     trials.extend(ethtool::checks(&lab));
     trials.extend(several::checks(&lab));
+    trials.extend(packets::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
