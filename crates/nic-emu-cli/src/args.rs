@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::NicConfig;
+use crate::cpus;
 use crate::error::UsageError;
 use crate::keys::Keys;
 use crate::serve::{Control, Threads};
@@ -136,6 +137,16 @@ pub struct Serve {
     /// round trips and raises throughput where there is a processor to spare; 100 is a good start.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     busy_poll: u32,
+
+    /// Threads for the NICs. With 2 or more, one NIC sends on one and receives on another; with 3 or more, its register
+    /// accesses are answered on a third.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    shards: u16,
+
+    /// The processors of the --shards, one for each in this order: numbers and ranges such as 2,3,8-11. Without it they
+    /// run wherever the kernel likes.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
 }
 
 const INSPECT_HELP: &str = "\
@@ -183,7 +194,8 @@ Keys of --nic:
 Examples:
   nic-emu-cli serve --socket-path /run/nic0.sock --net tap:tap0
   nic-emu-cli serve --nic socket-path=/run/a.sock,net=switch,switch=s \\
-                    --nic socket-path=/run/b.sock,net=switch,switch=s";
+                    --nic socket-path=/run/b.sock,net=switch,switch=s
+  nic-emu-cli serve --shards 3 --cpus 2,3,4 --socket-path /run/nic0.sock --net tap:tap0";
 
 impl Serve {
     /// The NICs asked for: each `--nic`, and the one that the short options describe.
@@ -208,10 +220,19 @@ impl Serve {
     }
 
     /// How the daemon's threads are to run.
-    pub fn threads(&self) -> Threads {
-        Threads {
+    ///
+    /// # Errors
+    ///
+    /// Processors that are no list, do not exist, or may not be used.
+    pub fn threads(&self) -> Result<Threads, UsageError> {
+        Ok(Threads {
             busy_poll: Duration::from_micros(self.busy_poll.into()),
-        }
+            shards: self.shards.into(),
+            cpus: match &self.cpus {
+                Some(list) => cpus::parse(list)?,
+                None => Vec::new(),
+            },
+        })
     }
 
     /// The short options as keys.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nic_emu::Time;
 use nic_emu::e1000::state::State;
-use nic_emu::e1000::{Control, ResetKind as ModelReset};
+use nic_emu::e1000::{Control, Kick, ResetKind as ModelReset};
 use nic_emu::pci;
 use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Region, ResetKind};
 
@@ -21,6 +21,12 @@ pub(crate) struct Engine {
     /// Where the EEPROM is kept.
     eeprom: Option<EepromFile>,
     now: Time,
+    /// The receiver is on, and the queues know.
+    receiving: bool,
+    /// The queues are to see what has just been done, see [`Handler::settles`].
+    settles: bool,
+    /// The NIC was reset, and the queues have not seen it.
+    reset: bool,
 }
 
 impl Engine {
@@ -30,6 +36,9 @@ impl Engine {
             joint,
             eeprom: None,
             now: Time(0),
+            receiving: false,
+            settles: false,
+            reset: false,
         }
     }
 
@@ -75,6 +84,22 @@ impl Engine {
         self.joint.hand(None);
     }
 
+    /// The queues have seen all that was done.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.reset) {
+            self.control.settle_reset();
+        }
+    }
+
+    /// Tells the queues. They are to have dropped what they hold before a reset NIC is set up again, and what came for
+    /// nobody before the driver can know that its receiver is on.
+    fn kick(&mut self, kick: Kick) {
+        self.joint.kick(kick);
+        self.reset |= kick.contains(Kick::RESET);
+        let was = std::mem::replace(&mut self.receiving, self.control.shared().receives());
+        self.settles |= kick.contains(Kick::RESET) || (self.receiving && !was);
+    }
+
     /// When the registers change by themselves.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.control.deadline()
@@ -91,14 +116,19 @@ impl Handler for Engine {
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
         if let Region::Bar(bar) = region {
             let kick = self.control.write(bar, offset, data, self.now);
-            self.joint.kick(kick);
+            self.kick(kick);
             self.save_eeprom();
         }
     }
 
     fn command(&mut self, command: Command) {
         let master = command.contains(Command::BUS_MASTER);
-        self.joint.kick(self.control.set_bus_master(master));
+        let kick = self.control.set_bus_master(master);
+        self.kick(kick);
+    }
+
+    fn settles(&mut self) -> bool {
+        std::mem::take(&mut self.settles)
     }
 
     fn migration(&mut self) -> Option<&mut dyn Migration> {
@@ -111,7 +141,8 @@ impl Handler for Engine {
             ResetKind::Disconnected => ModelReset::PowerOn,
             _ => ModelReset::Bus,
         };
-        self.joint.kick(self.control.reset(kind, self.now));
+        let kick = self.control.reset(kind, self.now);
+        self.kick(kick);
         self.joint.update_line(self.now);
     }
 }

@@ -67,7 +67,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 mode: Some(serve.socket_mode),
                 group,
             };
-            let threads = serve.threads();
+            let threads = serve.threads()?;
             let control = serve.control.clone().unwrap_or_default();
             nic_emu_cli::serve(&serve.nics()?, &sockets, &control, &threads)
         }

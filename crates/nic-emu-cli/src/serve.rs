@@ -15,12 +15,14 @@ use vfio_user::{ListenOptions, Listener};
 
 use crate::attach;
 use crate::config::{Listen, NicConfig};
+use crate::cpus::Cpu;
 use crate::eeprom::EepromFile;
+use crate::error::UsageError;
 use crate::mac::MacAddr;
 use crate::net::Backends;
 use crate::nic::{Nic, Report};
 use crate::operator::{self, Server, Watched};
-use crate::shard::Shard;
+use crate::shards::{PARTS, Shards};
 use crate::summary;
 
 /// Where operators ask the daemon.
@@ -51,6 +53,36 @@ impl std::str::FromStr for Control {
 pub struct Threads {
     /// How long each looks for further events after one, before it sleeps.
     pub busy_poll: Duration,
+    /// How many there are for the NICs; one if it is 0.
+    pub shards: usize,
+    /// The processor of each of those; empty if they run wherever the kernel likes.
+    pub cpus: Vec<Cpu>,
+}
+
+impl Threads {
+    /// Whether this can be meant for so many NICs.
+    fn check(&self, nics: usize) -> Result<(), UsageError> {
+        let (shards, useful) = (self.shards.max(1), PARTS * nics);
+        if shards > useful {
+            let nics = match nics {
+                1 => "one NIC keeps".into(),
+                _ => format!("{nics} NICs keep"),
+            };
+            return Err(UsageError(format!(
+                "--shards {shards} is more than is of use: {nics} {useful} threads busy at most, one with registers and \
+                 one with each queue"
+            )));
+        }
+        let cpus = self.cpus.len();
+        if cpus != 0 && cpus != shards {
+            let have = if cpus == 1 { "processor" } else { "processors" };
+            let want = if shards == 1 { "shard" } else { "shards" };
+            return Err(UsageError(format!(
+                "--cpus names {cpus} {have} for {shards} {want}: name one for each (see --shards)"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Serves `nics` in this thread until SIGTERM or SIGINT, then says what they have counted.
@@ -64,9 +96,10 @@ pub fn serve(
     control: &Control,
     threads: &Threads,
 ) -> Result<()> {
+    threads.check(nics.len())?;
     let stop = stop_on_signals().context("cannot handle signals")?;
-    let shard = Shard::new(stop).context("cannot make an event loop")?;
-    let mut shard = shard.busy_poll(threads.busy_poll);
+    let shards = Shards::new(stop, threads.shards).context("cannot make an event loop")?;
+    let mut shards = shards.busy_poll(threads.busy_poll).on_cpus(&threads.cpus);
     let mut announced = Vec::new();
     let insisted = match control {
         Control::At(path) => operator::open(Some(path))?,
@@ -74,12 +107,10 @@ pub fn serve(
     };
     let mut watched = Vec::new();
     for (nic, path) in open(nics, sockets)? {
-        watched.push(Watched {
-            joint: nic.joint().clone(),
-            mac: nic.mac(),
-        });
-        announced.push((nic.name().to_owned(), nic.mac(), path));
-        shard.add(nic).context("cannot watch a NIC")?;
+        let (joint, mac) = (nic.joint().clone(), nic.mac());
+        announced.push((nic.name().to_owned(), mac, path));
+        let door = shards.place(nic).context("cannot watch a NIC")?;
+        watched.push(Watched { joint, mac, door });
     }
     let control = match control {
         Control::Usual => operator::open(None)?,
@@ -88,14 +119,12 @@ pub fn serve(
     let operators = match control {
         None => None,
         Some(listener) => {
-            let server = shard
-                .operator_waker()
-                .and_then(|waker| Server::start(listener, watched, waker));
+            let server = Server::start(listener, watched);
             Some(server.context("cannot answer operators")?)
         }
     };
     announce(&announced);
-    let reports = shard.run().context("the event loop ended")?;
+    let reports = shards.run().context("the event loop ended")?;
     drop(operators);
     for report in &reports {
         say(report);
@@ -123,13 +152,13 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             let what = format!(
                 "{name} and {other} have the same address {mac}: give each NIC a mac of its own"
             );
-            return Err(crate::UsageError(what).into());
+            return Err(UsageError(what).into());
         }
         addresses.push((mac, name.clone()));
         if let Some(file) = &eeprom {
             if files.iter().any(|other| other == file.path()) {
                 let what = format!("{} is the EEPROM of two NICs", file.path().display());
-                return Err(crate::UsageError(what).into());
+                return Err(UsageError(what).into());
             }
             files.push(file.path().to_owned());
         }
@@ -186,7 +215,7 @@ fn listen(listen: &Listen, sockets: &ListenOptions) -> Result<(Listener, Option<
 /// # Errors
 ///
 /// There is no such group.
-pub fn group_id(group: &str) -> Result<u32, crate::UsageError> {
+pub fn group_id(group: &str) -> Result<u32, UsageError> {
     if let Ok(number) = group.parse() {
         return Ok(number);
     }
@@ -196,7 +225,7 @@ pub fn group_id(group: &str) -> Result<u32, crate::UsageError> {
         (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
     });
     found.ok_or_else(|| {
-        crate::UsageError(format!(
+        UsageError(format!(
             "there is no group {group}: give a name of /etc/group or a number"
         ))
     })

@@ -1,23 +1,51 @@
-//! The event loop: one thread, one epoll, one timer heap, the NICs that it owns, or their queues alone.
+//! The event loop: one thread, one epoll, one timer heap, and the NICs that it owns, or parts of them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use net_backend::RxBuf;
 use nic_emu::Time;
 use rustix::event::epoll;
 
-use crate::nic::{Nic, Queues, Report, Source, Turn, Waker};
+use crate::nic::{Joint, Nic, Report, Source, Turn, Waker};
 use crate::waiting::{self, Until, Waiting, Waits};
 
 /// Epoll data of the descriptor that ends the loop.
 const STOP: u64 = u64::MAX;
-/// Epoll data of the operators' waker.
-const OPERATOR: u64 = u64::MAX - 1;
+/// Epoll data of the door.
+const DOOR: u64 = u64::MAX - 1;
+
+/// Where parts of NICs come to a shard from other threads, and where it is woken for what concerns no single one.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    parts: Sender<Nic>,
+    waker: Arc<Waker>,
+}
+
+impl Door {
+    /// Sends parts of a NIC there. They end if that shard has.
+    pub(crate) fn send(self, parts: Nic) {
+        let _ = self.parts.send(parts);
+        self.close();
+    }
+
+    /// Nobody else will come from here. A hired shard ends when that is true of all.
+    pub(crate) fn close(self) {
+        let Self { parts, waker } = self;
+        drop(parts);
+        waker.wake();
+    }
+
+    /// Wakes the shard.
+    pub(crate) fn knock(&self) {
+        self.waker.wake();
+    }
+}
 
 /// A thread's worth of NICs.
 pub struct Shard {
@@ -28,18 +56,21 @@ pub struct Shard {
     /// NICs that have work left from their last turn, in the order in which they get the next one.
     busy: Vec<usize>,
     rx_buf: RxBuf,
-    /// Ends the loop when it becomes readable. A loop without it ends with its last NIC.
+    /// Ends the loop when it becomes readable. A loop without it ends when it has no NIC and can get none.
     stop: Option<UnixStream>,
-    /// Woken when an operator wants to know something of a NIC.
-    operator: Arc<Waker>,
-    /// What has left for another shard.
-    left: Option<Nic>,
+    /// None in a shard without `stop`, once it runs: others have it.
+    door: Option<Door>,
+    waker: Arc<Waker>,
+    arrivals: Receiver<Nic>,
+    /// Nobody can come through the door any more.
+    closed: bool,
 }
 
-/// A NIC and what the loop remembers about it. A NIC whose turn panicked is gone; its number is not used again.
+/// A NIC, or the parts of one that are here, and what the loop remembers about it. The number of a NIC that has ended is
+/// not used again; parts that have moved away find theirs when they come back.
 struct Slot {
     nic: Option<Nic>,
-    name: String,
+    joint: Arc<Joint>,
     queued: bool,
 }
 
@@ -50,7 +81,7 @@ impl Shard {
     ///
     /// The kernel has no descriptor or memory left for an epoll.
     pub fn new(stop: UnixStream) -> io::Result<Self> {
-        let mut shard = Self::alone()?;
+        let mut shard = Self::hired()?;
         epoll::add(
             &shard.epoll,
             &stop,
@@ -61,19 +92,34 @@ impl Shard {
         Ok(shard)
     }
 
-    /// A shard for [`Shard::run_alone`].
-    pub(crate) fn alone() -> io::Result<Self> {
+    /// A shard for [`Shard::run_hired`].
+    pub(crate) fn hired() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let waker = Arc::<Waker>::default();
+        let data = epoll::EventData::new_u64(DOOR);
+        epoll::add(&epoll, waker.watch()?, data, epoll::EventFlags::IN)?;
+        let (parts, arrivals) = channel();
         Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            waiting: Waiting::new(),
+            epoll,
             nics: Vec::new(),
             timers: crate::timers::Timers::default(),
             busy: Vec::new(),
             rx_buf: RxBuf::new(),
+            waiting: Waiting::new(),
             stop: None,
-            operator: Arc::default(),
-            left: None,
+            door: Some(Door {
+                parts,
+                waker: waker.clone(),
+            }),
+            waker,
+            arrivals,
+            closed: false,
         })
+    }
+
+    /// Where parts of NICs may come in. Not for a hired shard that runs.
+    pub(crate) fn door(&self) -> Option<Door> {
+        self.door.clone()
     }
 
     /// Looks for further events for so long after each one before it sleeps. That takes a processor, and saves
@@ -95,29 +141,24 @@ impl Shard {
     ///
     /// A descriptor of the NIC cannot be waited for.
     pub fn add(&mut self, mut nic: Nic) -> io::Result<()> {
-        nic.start(self.epoll.as_fd(), self.nics.len())?;
-        self.nics.push(Slot {
-            name: nic.name().to_owned(),
-            nic: Some(nic),
-            queued: false,
-        });
+        let joint = nic.joint().clone();
+        let known = |slot: &Slot| Arc::ptr_eq(&slot.joint, &joint);
+        let index = self.nics.iter().position(known).unwrap_or(self.nics.len());
+        nic.start(self.epoll.as_fd(), index, self.door.as_ref())?;
+        match self.nics.get_mut(index) {
+            None => self.nics.push(Slot {
+                nic: Some(nic),
+                joint,
+                queued: false,
+            }),
+            Some(slot) => match &mut slot.nic {
+                Some(parts) => parts.join(nic),
+                None => slot.nic = Some(nic),
+            },
+        }
+        // It may have work from where it was before.
+        self.enqueue(index);
         Ok(())
-    }
-
-    /// The waker that makes the NICs here tell operators what they want to know.
-    ///
-    /// # Errors
-    ///
-    /// The process has no descriptor left.
-    pub(crate) fn operator_waker(&self) -> io::Result<Arc<Waker>> {
-        let data = epoll::EventData::new_u64(OPERATOR);
-        epoll::add(
-            &self.epoll,
-            self.operator.watch()?,
-            data,
-            epoll::EventFlags::IN,
-        )?;
-        Ok(self.operator.clone())
     }
 
     /// Serves the NICs until told to stop; returns what each has counted.
@@ -125,32 +166,37 @@ impl Shard {
     /// # Errors
     ///
     /// The kernel refuses to wait, which leaves nothing to do but to end.
-    pub fn run(mut self) -> io::Result<Vec<Report>> {
-        self.serve()?;
-        drop(self.stop);
-        Ok(self
-            .nics
-            .into_iter()
-            .filter_map(|slot| slot.nic.and_then(Nic::close))
-            .collect())
+    pub fn run(self) -> io::Result<Vec<Report>> {
+        let (ended, _) = self.run_until_stopped()?;
+        Ok(ended.iter().map(|joint| Report::of(joint)).collect())
     }
 
-    /// Serves the queues of one NIC until its control, on another shard, calls them back. None if the NIC has ended.
-    pub(crate) fn run_alone(mut self, queues: Nic) -> Option<Box<Queues>> {
-        let name = queues.name().to_owned();
-        let added = self.add(queues);
-        // They may have work from before they came here.
-        self.enqueue(0);
-        if let Err(error) = added.and_then(|()| self.serve()) {
-            tracing::error!(nic = name, "closed, its queues have no event loop: {error}");
+    /// As [`run`](Self::run), for one shard of several: returns the NICs whose controls it had, and its parts of others,
+    /// which end with their controls.
+    pub(crate) fn run_until_stopped(mut self) -> io::Result<(Vec<Arc<Joint>>, Vec<Nic>)> {
+        self.serve()?;
+        drop(self.stop);
+        let (mut ended, mut parts) = (Vec::new(), Vec::new());
+        for mut nic in self.nics.into_iter().filter_map(|slot| slot.nic) {
+            match nic.close() {
+                true => ended.push(nic.joint().clone()),
+                false => parts.push(nic),
+            }
         }
-        self.left.and_then(Nic::leave)
+        Ok((ended, parts))
+    }
+
+    /// Serves whatever comes through the door, until nobody can come any more and all have left.
+    pub(crate) fn run_hired(mut self) -> io::Result<()> {
+        self.door = None;
+        self.serve()
     }
 
     /// The loop.
     fn serve(&mut self) -> io::Result<()> {
         let mut events = waiting::events();
-        while self.stop.is_some() || self.nics.iter().any(|slot| slot.nic.is_some()) {
+        while self.stop.is_some() || !self.closed || self.nics.iter().any(|slot| slot.nic.is_some())
+        {
             let until = self.until();
             let now = self.waiting.wait(self.epoll.as_fd(), &mut events, until)?;
             for event in events.drain(..) {
@@ -158,14 +204,15 @@ impl Shard {
                 if data == STOP {
                     return Ok(());
                 }
-                if data == OPERATOR {
-                    self.operator.clear();
+                if data == DOOR {
+                    self.waker.clear();
+                    self.admit();
                     self.enqueue_asked();
                     continue;
                 }
                 let (nic, source) = Source::of_token(data);
-                self.with(nic, |nic, _, epoll| {
-                    nic.handle(source, event.flags, now, epoll)
+                self.with(nic, |nic, rx_buf, epoll| {
+                    nic.handle(source, event.flags, now, rx_buf, epoll)
                 });
                 self.enqueue(nic);
             }
@@ -181,14 +228,47 @@ impl Shard {
     fn turns(&mut self, now: Time) {
         for nic in std::mem::take(&mut self.busy) {
             self.nics[nic].queued = false;
-            match self.with(nic, |nic, rx_buf, epoll| nic.turn(now, rx_buf, epoll)) {
-                Some(Turn::More) => self.enqueue(nic),
-                Some(Turn::Leave) => self.left = self.nics[nic].nic.take(),
-                Some(Turn::Idle) | None => {}
+            let turn = self.with(nic, |nic, rx_buf, epoll| nic.turn(now, rx_buf, epoll));
+            if turn == Some(Turn::More) {
+                self.enqueue(nic);
+            }
+            if turn == Some(Turn::Leave) {
+                self.see_off(nic);
             }
             let deadline = self.nics[nic].nic.as_ref().and_then(Nic::deadline);
             self.timers.set(nic, deadline);
         }
+    }
+
+    /// Lets in whoever has come through the door.
+    fn admit(&mut self) {
+        while !self.closed {
+            match self.arrivals.try_recv() {
+                Ok(parts) => {
+                    let name = parts.name().to_owned();
+                    if let Err(error) = self.add(parts) {
+                        tracing::error!(
+                            nic = name,
+                            "closed, its descriptors cannot be watched: {error}"
+                        );
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.closed = true,
+            }
+        }
+    }
+
+    /// Sends the parts of a NIC on their way that are to live elsewhere.
+    fn see_off(&mut self, nic: usize) {
+        let leaving = self.with(nic, |nic, _, epoll| nic.leave(epoll));
+        for (door, parts) in leaving.into_iter().flatten() {
+            door.send(parts);
+        }
+        // What is left may have been waiting for its turn.
+        self.enqueue(nic);
+        let slot = &mut self.nics[nic];
+        slot.nic.take_if(|nic| nic.is_empty());
     }
 
     /// A turn for those of whom an operator wants to know something.
@@ -227,16 +307,18 @@ impl Shard {
             match catch_unwind(AssertUnwindSafe(|| f(device, rx_buf, epoll))) {
                 Ok(Ok(value)) => return Some(value),
                 Ok(Err(error)) => tracing::error!(
-                    nic = slot.name,
+                    nic = slot.joint.name,
                     "closed, its descriptors cannot be watched: {error}"
                 ),
                 Err(_) => tracing::error!(
-                    nic = slot.name,
+                    nic = slot.joint.name,
                     "closed after an internal error; please report it"
                 ),
             }
         }
         let lost = slot.nic.take();
+        // Nobody clears them any more.
+        slot.joint.unwatch(epoll);
         // Its sockets and its backend go too; should that panic as well, they stay open.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(lost)));
         self.timers.set(nic, None);

@@ -1,4 +1,4 @@
-//! NICs of one shard do not suffer from one another.
+//! NICs of one process do not suffer from one another.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use net_backend::{Backend, Null, Sender};
 use nic_emu::Time;
 use nic_emu::common::frame::TxBurst;
-use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
+use nic_emu_cli::{MacAddr, Nic, Report, Shards};
 use tempfile::TempDir;
 use vfio_user::{ListenOptions, Listener};
 
@@ -36,21 +36,18 @@ fn broken() -> Backend {
     }
 }
 
-/// Runs a shard with these NICs, named by their sockets, until the returned end is closed.
-fn run(
-    nics: Vec<(&Path, Backend)>,
-    placement: Placement,
-) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
+/// Runs shards with these NICs, named by their sockets, until the returned end is closed.
+fn run(nics: Vec<(&Path, Backend)>, count: usize) -> (UnixStream, thread::JoinHandle<Vec<Report>>) {
     let (stop, ours) = UnixStream::pair().unwrap();
-    let mut shard = Shard::new(stop).unwrap();
+    let mut shards = Shards::new(stop, count).unwrap();
     for (path, backend) in nics {
         let name = path.display().to_string();
         let listener = Listener::bind(path, &ListenOptions::default()).unwrap();
         let mac = MacAddr::for_identity(&name);
-        let nic = Nic::new(name, mac, listener, backend).placed(placement);
-        shard.add(nic).unwrap();
+        let nic = Nic::new(name, mac, listener, backend);
+        shards.add(nic).unwrap();
     }
-    (ours, thread::spawn(|| shard.run().unwrap()))
+    (ours, thread::spawn(|| shards.run().unwrap()))
 }
 
 /// Connects and proposes version 0.0; returns what comes back, nothing at end of file.
@@ -70,11 +67,11 @@ fn greet(path: &Path) -> Vec<u8> {
     reply
 }
 
-fn a_panic_closes_one_nic(placement: Placement) {
+fn a_panic_closes_one_nic(shards: usize) {
     let dir = TempDir::new().unwrap();
     let (broken, sound) = (dir.path().join("broken"), dir.path().join("sound"));
     let nics: Vec<(&Path, Backend)> = vec![(&broken, self::broken()), (&sound, Null::new().into())];
-    let (stop, shard) = run(nics, placement);
+    let (stop, shard) = run(nics, shards);
     assert!(!greet(&sound).is_empty());
     // The NIC's first turn follows its first event. The client sees the end of the connection.
     while !greet(&broken).is_empty() {}
@@ -90,10 +87,15 @@ fn a_panic_closes_one_nic(placement: Placement) {
 
 #[test]
 fn a_panic_closes_one_nic_and_the_others_run_on() {
-    a_panic_closes_one_nic(Placement::Together);
+    a_panic_closes_one_nic(1);
 }
 
 #[test]
-fn a_panic_of_queues_on_a_thread_of_their_own_closes_one_nic_and_the_others_run_on() {
-    a_panic_closes_one_nic(Placement::Apart);
+fn a_panic_on_one_of_two_threads_closes_one_nic_and_the_others_run_on() {
+    a_panic_closes_one_nic(2);
+}
+
+#[test]
+fn a_panic_on_one_of_three_threads_closes_one_nic_and_the_others_run_on() {
+    a_panic_closes_one_nic(3);
 }

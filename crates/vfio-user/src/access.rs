@@ -152,6 +152,9 @@ impl State {
             at += len as u64;
             rest = later;
         }
+        if handler.settles() {
+            self.wait_for_queues();
+        }
     }
 
     /// Who answers an access; none if it leaves its region.

@@ -16,8 +16,14 @@ impl State {
     ) -> Result<(), Errno> {
         match self.config.write(&self.device.config, offset, data)? {
             Some(kind) => self.reset(kind, handler),
-            None if self.config_changed(handler) => self.begin_epoch(),
-            None => {}
+            None => {
+                let withdrawn = self.config_changed(handler);
+                match handler.settles() {
+                    true => self.wait_for_queues(),
+                    false if withdrawn => self.begin_epoch(),
+                    false => {}
+                }
+            }
         }
         Ok(())
     }
@@ -31,7 +37,10 @@ impl State {
             self.restart(handler);
         }
         let _ = self.config_changed(handler);
-        self.begin_epoch();
+        match handler.settles() {
+            true => self.wait_for_queues(),
+            false => self.begin_epoch(),
+        }
     }
 
     /// Tells who needs to know if configuration space amounts to something else than before. True if the device may

@@ -49,6 +49,13 @@ pub trait Handler {
     /// epoch that begins with this passes.
     fn reset(&mut self, kind: ResetKind);
 
+    /// Whether queues have to see what has just been done before anything else is: then an epoch begins, and nothing
+    /// further is executed before it has passed. Asked once after each [`write`](Self::write) and
+    /// [`reset`](Self::reset).
+    fn settles(&mut self) -> bool {
+        false
+    }
+
     /// What saves and restores the device; none if it cannot be migrated, which is what the client is told then.
     fn migration(&mut self) -> Option<&mut dyn Migration> {
         None

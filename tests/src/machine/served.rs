@@ -15,15 +15,15 @@ use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Receiver, RxBuf, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::{Offload, RxCsum, RxFrame, TxBurst};
-use nic_emu_cli::{MacAddr, Nic, Placement, Report, Shard};
+use nic_emu_cli::{MacAddr, Nic, Report, Shards};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::{ListenOptions, Listener};
 
-/// A shard of NICs that serves sockets in a folder of its own until it is dropped.
+/// Shards of NICs that serve sockets in a folder of its own until it is dropped.
 pub struct Daemon {
     folder: tempfile::TempDir,
     stop: Option<UnixStream>,
-    shard: Option<JoinHandle<io::Result<Vec<Report>>>>,
+    shards: Option<JoinHandle<io::Result<Vec<Report>>>>,
 }
 
 impl Daemon {
@@ -33,22 +33,22 @@ impl Daemon {
     ///
     /// If the machine has no descriptors, threads or temporary folders left.
     pub fn start(addresses: &[[u8; 6]]) -> (Self, Vec<Cable>) {
-        Self::placed(addresses, Placement::Together)
+        Self::on_shards(1, addresses)
     }
 
-    /// As [`start`](Self::start), with the NICs' queues at this place.
+    /// As [`start`](Self::start), with the parts of the NICs on so many threads.
     ///
     /// # Panics
     ///
     /// As [`start`](Self::start).
-    pub fn placed(addresses: &[[u8; 6]], placement: Placement) -> (Self, Vec<Cable>) {
+    pub fn on_shards(count: usize, addresses: &[[u8; 6]]) -> (Self, Vec<Cable>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (stop, stopped) = UnixStream::pair().expect("a socket pair");
-        let mut shard = Shard::new(stopped).expect("an event loop");
+        let mut shards = Shards::new(stopped, count).expect("event loops");
         let mut daemon = Self {
             folder,
             stop: Some(stop),
-            shard: None,
+            shards: None,
         };
         let mut cables = Vec::new();
         for (index, mac) in addresses.iter().enumerate() {
@@ -57,13 +57,11 @@ impl Daemon {
             let (plug, cable) = cable().expect("an eventfd");
             let name = format!("nic{index}");
             let nic = Nic::new(name, MacAddr(*mac), listener, plug);
-            shard
-                .add(nic.placed(placement))
-                .expect("a NIC that can be watched");
+            shards.add(nic).expect("a NIC that can be watched");
             cables.push(cable);
         }
         let thread = std::thread::Builder::new().name("shard".into());
-        daemon.shard = Some(thread.spawn(move || shard.run()).expect("a thread"));
+        daemon.shards = Some(thread.spawn(move || shards.run()).expect("a thread"));
         (daemon, cables)
     }
 
@@ -72,15 +70,15 @@ impl Daemon {
         self.folder.path().join(format!("nic{index}.sock"))
     }
 
-    /// Ends the shard and returns what its NICs have counted; a NIC that panicked is missing.
+    /// Ends the shards and returns what its NICs have counted; a NIC that panicked is missing.
     ///
     /// # Panics
     ///
-    /// If the shard itself has panicked or failed.
+    /// If a shard itself has panicked or failed.
     pub fn stop(mut self) -> Vec<Report> {
         drop(self.stop.take());
-        let shard = self.shard.take().expect("stopped once only");
-        shard
+        let shards = self.shards.take().expect("stopped once only");
+        shards
             .join()
             .expect("the shard does not panic")
             .expect("the shard does not fail")
@@ -90,8 +88,8 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(shard) = self.shard.take() {
-            let _ = shard.join();
+        if let Some(shards) = self.shards.take() {
+            let _ = shards.join();
         }
     }
 }
@@ -221,7 +219,16 @@ impl Served {
     ///
     /// If it cannot be served or connected to.
     pub fn start() -> Self {
-        let (daemon, mut cables) = Daemon::start(&[super::MAC]);
+        Self::on_shards(1)
+    }
+
+    /// As [`start`](Self::start), on so many threads.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn on_shards(count: usize) -> Self {
+        let (daemon, mut cables) = Daemon::on_shards(count, &[super::MAC]);
         let mut served = Self::connect(&daemon, 0, cables.remove(0));
         served._daemon = Some(daemon);
         served

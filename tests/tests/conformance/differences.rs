@@ -9,6 +9,10 @@ pub(crate) enum On {
     Direct,
     /// The model behind a vfio-user socket.
     Socket,
+    /// As `Socket`, its parts on two threads.
+    TwoThreads,
+    /// As `Socket`, its parts on three threads.
+    ThreeThreads,
     /// The model behind a vfio-user socket, with QEMU as its client.
     Attached,
     /// QEMU's own e1000.
@@ -20,6 +24,8 @@ impl fmt::Display for On {
         f.write_str(match self {
             On::Direct => "direct",
             On::Socket => "socket",
+            On::TwoThreads => "two_threads",
+            On::ThreeThreads => "three_threads",
             On::Attached => "attached",
             On::Qemu => "qemu",
         })

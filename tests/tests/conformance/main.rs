@@ -1,5 +1,5 @@
 //! One list of claims about an 82540EM, held against the model called directly, against the model behind a vfio-user
-//! socket, with our client and with QEMU's, and against QEMU's own e1000: so that a misreading shared by our driver and our model shows.
+//! socket, on one, two and three threads, with our client and with QEMU's, and against QEMU's own e1000: so that a misreading shared by our driver and our model shows.
 //!
 //! Where a device differs, `differences.rs` says so and why; a difference that has gone fails as well.
 
@@ -40,6 +40,16 @@ fn main() -> ExitCode {
     for check in checks() {
         trials.push(trial(On::Socket, check, |check| {
             run(check, &mut Served::start())
+        }));
+    }
+    for check in checks() {
+        trials.push(trial(On::TwoThreads, check, |check| {
+            run(check, &mut Served::on_shards(2))
+        }));
+    }
+    for check in checks() {
+        trials.push(trial(On::ThreeThreads, check, |check| {
+            run(check, &mut Served::on_shards(3))
         }));
     }
     for check in checks() {

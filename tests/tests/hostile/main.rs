@@ -66,8 +66,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs `script` against a NIC.
 pub(crate) fn against(script: impl FnOnce(&mut Nic)) {
+    on_shards(1, script);
+}
+
+/// As [`against`], with the parts of the NICs on so many threads.
+pub(crate) fn on_shards(count: usize, script: impl FnOnce(&mut Nic)) {
     let other = [0x52, 0x54, 0, 0x12, 0x34, 0x57];
-    let (daemon, cables) = Daemon::start(&[MAC, other]);
+    let (daemon, cables) = Daemon::on_shards(count, &[MAC, other]);
     let [cable, cable_of_other] = <[_; 2]>::try_from(cables).ok().expect("two cables");
 
     let mut victim = Served::connect(&daemon, 0, cable);

@@ -10,7 +10,7 @@ use guest_driver::regs::{
 };
 use guest_driver::{Bus, Config, Wire};
 
-use crate::{BAD_ADDRESSES, Nic, against, reopen, settle};
+use crate::{BAD_ADDRESSES, Nic, on_shards, reopen, settle};
 
 /// Registers that make a difference to rings.
 const REGISTERS: &[u32] = &[
@@ -42,10 +42,24 @@ const ROUNDS: u64 = 200;
 
 #[test]
 fn anything_anywhere() {
+    storm(1);
+}
+
+#[test]
+fn anything_anywhere_on_two_threads() {
+    storm(2);
+}
+
+#[test]
+fn anything_anywhere_on_three_threads() {
+    storm(3);
+}
+
+fn storm(shards: usize) {
     let storms = if nic_emu_tests::soak() { 50 } else { 1 };
     let rounds = if nic_emu_tests::soak() { ROUNDS } else { 40 };
     for storm in 0..storms {
-        against(|nic| {
+        on_shards(shards, |nic| {
             for seed in 1 + storm * ROUNDS..=storm * ROUNDS + rounds {
                 let result = catch_unwind(AssertUnwindSafe(|| round(nic, &mut Random(seed))));
                 if let Err(panic) = result {

@@ -1,17 +1,14 @@
 //! What an operator asks of a running NIC, and what it answers.
 //!
-//! Registers and counters are atomics that anybody may read. What only control or queues know they say in their next
-//! turn, if they find that somebody wants to know: one load a turn is all that this costs a NIC that nobody looks at.
+//! Registers and counters are atomics that anybody may read. What only the control knows it says in its next turn, if it
+//! finds that somebody wants to know: one load a turn is all that this costs a NIC that nobody looks at.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use nic_emu::common::stats::Counter;
 use vfio_user::{DmaMessages, Memory, Messages};
-
-const CONTROL: u8 = 1 << 0;
-const QUEUES: u8 = 1 << 1;
 
 /// What only the control knows.
 #[derive(Clone, Copy, Debug)]
@@ -20,29 +17,15 @@ pub(crate) struct ControlAnswer {
     pub(crate) memory: Memory,
     pub(crate) dma: DmaMessages,
     pub(crate) messages: Messages,
-}
-
-/// What only the queues know.
-#[derive(Clone, Debug)]
-pub(crate) struct QueuesAnswer {
-    pub(crate) backend: String,
-    pub(crate) counters: net_backend::Counters,
-    /// They have a thread of their own.
+    /// The queues have a thread of their own.
     pub(crate) apart: bool,
 }
 
-/// The answers that came in time.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Answers {
-    pub(crate) control: Option<ControlAnswer>,
-    pub(crate) queues: Option<QueuesAnswer>,
-}
-
-/// The questions, the answers, and the operator's hand at the cable.
+/// The question, its answer, and the operator's hand at the cable.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
-    open: AtomicU8,
-    answers: Mutex<Answers>,
+    open: AtomicBool,
+    answer: Mutex<Option<ControlAnswer>>,
     answered: Condvar,
     /// The operator has taken the link down.
     unplugged: AtomicBool,
@@ -51,43 +34,30 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Opens the questions; whoever answers has to be woken afterwards.
+    /// Opens the question; the control has to be woken afterwards.
     pub(crate) fn ask(&self) {
-        *self.lock() = Answers::default();
-        self.open.store(CONTROL | QUEUES, SeqCst);
+        *self.lock() = None;
+        self.open.store(true, SeqCst);
     }
 
-    /// Waits for both answers, no longer than `timeout`, and closes the questions.
-    pub(crate) fn wait(&self, timeout: Duration) -> Answers {
-        let missing = |answers: &mut Answers| answers.control.is_none() || answers.queues.is_none();
-        let (answers, _) = self
+    /// Waits for the answer, no longer than `timeout`, and closes the question.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<ControlAnswer> {
+        let (answer, _) = self
             .answered
-            .wait_timeout_while(self.lock(), timeout, missing)
+            .wait_timeout_while(self.lock(), timeout, |answer| answer.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        self.open.store(0, SeqCst);
-        answers.clone()
+        self.open.store(false, SeqCst);
+        *answer
     }
 
     /// Whether anything is asked.
     pub(crate) fn is_open(&self) -> bool {
-        self.open.load(SeqCst) != 0
+        self.open.load(SeqCst)
     }
 
-    /// Whether the queues are still asked.
-    pub(crate) fn wants_queues(&self) -> bool {
-        self.open.load(SeqCst) & QUEUES != 0
-    }
-
-    pub(super) fn answer_control(&self, answer: ControlAnswer) {
-        if self.open.fetch_and(!CONTROL, SeqCst) & CONTROL != 0 {
-            self.lock().control = Some(answer);
-            self.answered.notify_all();
-        }
-    }
-
-    pub(super) fn answer_queues(&self, answer: QueuesAnswer) {
-        if self.open.fetch_and(!QUEUES, SeqCst) & QUEUES != 0 {
-            self.lock().queues = Some(answer);
+    pub(super) fn answer(&self, answer: ControlAnswer) {
+        if self.open.swap(false, SeqCst) {
+            *self.lock() = Some(answer);
             self.answered.notify_all();
         }
     }
@@ -102,7 +72,7 @@ impl Asked {
         self.unplugged.swap(!up, SeqCst) == up
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<ControlAnswer>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,6 +12,7 @@ use vfio_user::{Accepted, Closed, Epoll, Event, Memory, Server};
 
 use super::asked::ControlAnswer;
 use super::joint::Joint;
+use super::{TOKEN_CONTROL, watch};
 use crate::eeprom::EepromFile;
 use crate::engine::Engine;
 use crate::summary;
@@ -31,6 +32,8 @@ pub(super) struct Control {
     passed: u64,
     /// When to try again after a hypervisor could not be let in.
     listen_again: Option<Time>,
+    /// Whether epoll watches our waker.
+    waker_watched: bool,
 }
 
 impl Control {
@@ -43,6 +46,7 @@ impl Control {
             token: 0,
             cable: false,
             listen_again: None,
+            waker_watched: false,
         }
     }
 
@@ -54,8 +58,19 @@ impl Control {
     /// Registers the server with `epoll` under this token.
     pub(super) fn start(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         self.token = token;
+        self.watch_waker(epoll)?;
         self.follow_cable();
         self.watch(epoll)
+    }
+
+    /// Watches our waker, once there is one.
+    pub(super) fn watch_waker(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        match self.joint.control.watched() {
+            Some(fd) if !std::mem::replace(&mut self.waker_watched, true) => {
+                watch(epoll, fd, self.token | TOKEN_CONTROL, EventFlags::IN, true)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Answers what one of the server's descriptors reports. Epochs are left to [`Control::pass_epoch`].
@@ -93,6 +108,10 @@ impl Control {
         }
         self.passed = passed;
         self.engine.set_now(now);
+        // Before anything is executed that was held back.
+        if passed == self.server.epoch() {
+            self.engine.settle();
+        }
         if let Err(closed) = self.server.pass_epoch(passed, &mut self.engine) {
             self.closed(&closed);
         }
@@ -156,8 +175,9 @@ impl Control {
     }
 
     /// What nobody else knows.
-    pub(super) fn answer(&self) -> ControlAnswer {
+    pub(super) fn answer(&self, apart: bool) -> ControlAnswer {
         ControlAnswer {
+            apart,
             connected: self.server.connected(),
             memory: self.server.memory(),
             dma: self.server.dma_messages(),

@@ -1,16 +1,22 @@
-//! What the control and the queues of a NIC tell each other, from thread to thread if they live on two.
+//! What the parts of a NIC tell each other, from thread to thread if they live on several.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use guest_mem::{GuestMem, sigbus};
+use net_backend::Meter;
 use nic_emu::Time;
 use nic_emu::e1000::state::{RxState, TxState};
 use nic_emu::e1000::{Kick, Shared};
+use rustix::event::epoll;
 use vfio_user::IrqTable;
 
+use super::Waker;
 use super::asked::Asked;
+use super::calls::Calls;
 use super::line::Line;
-use super::waker::Waker;
+use crate::shard::Door;
 
 /// The queues as they are saved and restored.
 #[derive(Clone, Debug)]
@@ -23,54 +29,158 @@ pub(crate) struct SavedQueues {
     pub(crate) generation: u64,
 }
 
-/// Atomics, and a box for saved queues that is opened in a migration only. On one thread the two call each other and
-/// nobody has to be woken; what passes between them is the same.
+/// Atomics, and boxes that are opened in a migration or a move only. On one thread the parts call each other and nobody
+/// has to be woken; what passes between them is the same.
 #[derive(Debug)]
 pub(crate) struct Joint {
     /// The NIC's name in logs.
     pub(crate) name: String,
+    /// That of its backend.
+    pub(crate) network: String,
+    /// What has passed through its backend.
+    pub(crate) passed: Arc<Meter>,
     line: Line,
     /// Wakes the thread that has the control.
     pub(crate) control: Waker,
-    /// Wakes the thread that has the queues.
-    pub(crate) queues: Waker,
+    pub(crate) tx: Side<TxState>,
+    pub(crate) rx: Side<RxState>,
     shared: Arc<Shared>,
-    kick: AtomicU8,
-    asked: AtomicU64,
-    passed: AtomicU64,
     cable: AtomicBool,
+    /// The network is gone, and the cable with it.
+    gone: AtomicBool,
     armed: AtomicU64,
     stopped: AtomicBool,
-    /// What the stopped queues are.
-    saved: Mutex<Option<SavedQueues>>,
-    /// What the queues are to become.
-    handed: Mutex<Option<SavedQueues>>,
-    recalled: AtomicBool,
-    returned: AtomicBool,
     over: AtomicBool,
+    /// Faults in guest memory that were survived when this was last looked at.
+    faults: AtomicUsize,
     /// What an operator wants of it.
     pub(crate) operator: Asked,
 }
 
-impl Joint {
-    pub(crate) fn new(name: String, shared: Arc<Shared>, irqs: Arc<IrqTable>) -> Self {
+/// One queue's part of the joint, on cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Side<S> {
+    calls: Calls,
+    /// The kicks that concern this queue.
+    concern: Kick,
+    /// Wakes the thread that has the queue.
+    pub(crate) waker: Waker,
+    /// What the stopped queue is.
+    saved: Mutex<Option<S>>,
+    /// What it is to become, and the generation under which it does.
+    handed: Mutex<Option<(S, u64)>>,
+    /// Where it lives unless its memory has to be asked for.
+    pub(crate) home: OnceLock<Door>,
+    bound: AtomicBool,
+    destination: Mutex<Option<Door>>,
+}
+
+impl<S: Clone> Side<S> {
+    fn new(concern: Kick) -> Self {
         Self {
-            name,
-            line: Line::new(shared.clone(), irqs),
-            control: Waker::default(),
-            queues: Waker::default(),
-            shared,
-            kick: AtomicU8::new(0),
-            asked: AtomicU64::new(0),
-            passed: AtomicU64::new(0),
-            cable: AtomicBool::new(false),
-            armed: AtomicU64::new(u64::MAX),
-            stopped: AtomicBool::new(false),
+            calls: Calls::default(),
+            concern: concern | Kick::RESET,
+            waker: Waker::default(),
             saved: Mutex::default(),
             handed: Mutex::default(),
-            recalled: AtomicBool::new(false),
-            returned: AtomicBool::new(false),
+            home: OnceLock::new(),
+            bound: AtomicBool::new(false),
+            destination: Mutex::default(),
+        }
+    }
+
+    /// The queue has work, if this concerns it.
+    pub(crate) fn kick(&self, kick: Kick) {
+        self.calls.kick((kick & self.concern).bits());
+    }
+
+    /// What the queue has to do since the last call.
+    pub(crate) fn take_kick(&self) -> Kick {
+        Kick::from_bits_truncate(self.calls.take_kick())
+    }
+
+    /// The epoch that the queue is to pass; none if it has.
+    pub(crate) fn asked(&self) -> Option<u64> {
+        self.calls.asked()
+    }
+
+    /// The queue has passed this epoch.
+    pub(crate) fn pass(&self, epoch: u64) {
+        self.calls.pass(epoch);
+    }
+
+    /// The epoch that the queue has passed.
+    pub(crate) fn passed(&self) -> u64 {
+        self.calls.passed()
+    }
+
+    /// Wakes the queue, on another thread, if it would find something to do.
+    pub(crate) fn wake_if_wanted(&self) {
+        if self.calls.wants() || self.bound.load(SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// What the queue is at the moment, now that it stands still.
+    pub(crate) fn save(&self, state: S) {
+        *lock(&self.saved) = Some(state);
+    }
+
+    /// What the queue is to become, once, and under which generation.
+    pub(crate) fn take_handed(&self) -> Option<(S, u64)> {
+        lock(&self.handed).take()
+    }
+
+    /// The queue is to live there from now on.
+    pub(crate) fn send_to(&self, door: Door) {
+        *lock(&self.destination) = Some(door);
+        self.bound.store(true, SeqCst);
+    }
+
+    /// The queue is to stay where it is.
+    pub(crate) fn forget_destination(&self) {
+        self.bound.store(false, SeqCst);
+        *lock(&self.destination) = None;
+    }
+
+    /// Whether the queue is to live elsewhere than where it is.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.bound.load(SeqCst)
+    }
+
+    /// Where the queue is to go, once.
+    pub(crate) fn take_destination(&self) -> Option<Door> {
+        match self.bound.swap(false, SeqCst) {
+            true => lock(&self.destination).take(),
+            false => None,
+        }
+    }
+}
+
+impl Joint {
+    pub(crate) fn new(
+        name: String,
+        network: String,
+        passed: Arc<Meter>,
+        shared: Arc<Shared>,
+        irqs: Arc<IrqTable>,
+    ) -> Self {
+        Self {
+            name,
+            network,
+            passed,
+            line: Line::new(shared.clone(), irqs),
+            control: Waker::default(),
+            tx: Side::new(Kick::TX),
+            rx: Side::new(Kick::RX),
+            shared,
+            cable: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            armed: AtomicU64::new(u64::MAX),
+            stopped: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            faults: AtomicUsize::new(sigbus::faults()),
             operator: Asked::default(),
         }
     }
@@ -82,45 +192,24 @@ impl Joint {
 
     /// The queues have work.
     pub(crate) fn kick(&self, kick: Kick) {
-        let kick = kick & (Kick::TX | Kick::RX | Kick::RESET);
-        if !kick.is_empty() {
-            self.kick.fetch_or(kick.bits(), SeqCst);
-        }
-    }
-
-    /// What the queues have to do since the last call.
-    pub(crate) fn take_kick(&self) -> Kick {
-        match self.kick.load(SeqCst) {
-            0 => Kick::empty(),
-            _ => Kick::from_bits_truncate(self.kick.swap(0, SeqCst)),
-        }
+        self.tx.kick(kick);
+        self.rx.kick(kick);
     }
 
     /// The queues are to let go of everything that was taken away up to this epoch.
     pub(crate) fn ask(&self, epoch: u64) {
-        if self.asked.load(SeqCst) != epoch {
-            self.asked.store(epoch, SeqCst);
-        }
+        self.tx.calls.ask(epoch);
+        self.rx.calls.ask(epoch);
     }
 
-    /// The epoch that the queues are to pass.
-    pub(crate) fn asked(&self) -> u64 {
-        self.asked.load(SeqCst)
-    }
-
-    /// The queues have passed this epoch.
-    pub(crate) fn pass(&self, epoch: u64) {
-        self.passed.store(epoch, SeqCst);
-    }
-
-    /// The epoch that the queues have passed.
+    /// The epoch that both queues have passed.
     pub(crate) fn passed(&self) -> u64 {
-        self.passed.load(SeqCst)
+        self.tx.passed().min(self.rx.passed())
     }
 
     /// Whether the cable of the backend is in.
     pub(crate) fn cable(&self) -> bool {
-        self.cable.load(SeqCst)
+        self.cable.load(SeqCst) && !self.gone.load(SeqCst)
     }
 
     /// Whether the guest's link may be up: the cable is in, and the operator has not taken the link down.
@@ -150,6 +239,13 @@ impl Joint {
         }
     }
 
+    /// One half of the backend has noticed that the network is gone for good.
+    pub(crate) fn lose_network(&self) {
+        if !self.gone.load(SeqCst) && !self.gone.swap(true, SeqCst) {
+            self.control.wake();
+        }
+    }
+
     /// The control will look at the interrupt line at this time by itself.
     pub(crate) fn arm(&self, at: Option<Time>) {
         self.armed.store(at.map_or(u64::MAX, |at| at.0), SeqCst);
@@ -174,24 +270,25 @@ impl Joint {
         self.stopped.load(SeqCst)
     }
 
-    /// What the queues are at the moment, now that they stand still.
-    pub(crate) fn save_queues(&self, queues: SavedQueues) {
-        *lock(&self.saved) = Some(queues);
-    }
-
     /// What the queues were when they passed the epoch in which the NIC was stopped.
     pub(crate) fn saved_queues(&self) -> Option<SavedQueues> {
-        lock(&self.saved).clone()
+        Some(SavedQueues {
+            tx: lock(&self.tx.saved).clone()?,
+            rx: lock(&self.rx.saved).clone()?,
+            generation: 0,
+        })
     }
 
     /// Hands the queues what they are to become when they pass the next epoch.
     pub(crate) fn hand(&self, queues: Option<SavedQueues>) {
-        *lock(&self.handed) = queues;
-    }
-
-    /// What the queues are to become, once.
-    pub(crate) fn take_handed(&self) -> Option<SavedQueues> {
-        lock(&self.handed).take()
+        let (tx, rx) = match queues {
+            Some(SavedQueues { tx, rx, generation }) => {
+                (Some((tx, generation)), Some((rx, generation)))
+            }
+            None => (None, None),
+        };
+        *lock(&self.tx.handed) = tx;
+        *lock(&self.rx.handed) = rx;
     }
 
     /// Shows the guest the interrupt line as it is now, unless the NIC stands still.
@@ -201,41 +298,37 @@ impl Joint {
         }
     }
 
-    /// Calls the queues back to the control's thread, or lets them stay away.
-    pub(crate) fn recall(&self, back: bool) {
-        if self.recalled.swap(back, SeqCst) != back {
-            self.queues.wake();
+    /// Says so if the hypervisor has shrunk the file of its guest's memory. Only this guest suffers.
+    pub(crate) fn look_for_faults(&self, mem: &GuestMem) {
+        let faults = sigbus::faults();
+        if self.faults.load(SeqCst) != faults
+            && self.faults.swap(faults, SeqCst) != faults
+            && mem.is_broken()
+        {
+            tracing::warn!(
+                nic = self.name,
+                "the hypervisor has shrunk the file of its guest's memory: what was there is zeros from now on, and what \
+                 the NIC writes there is lost; start the guest again"
+            );
         }
     }
 
-    /// Whether the queues are to return to the control's thread.
-    pub(crate) fn is_recalled(&self) -> bool {
-        self.recalled.load(SeqCst)
-    }
-
-    /// The thread that had the queues ends and hands them over, or has been seen to.
-    pub(crate) fn return_queues(&self, returned: bool) {
-        self.returned.store(returned, SeqCst);
-        if returned {
-            self.control.wake();
-        }
-    }
-
-    /// Whether the thread that had the queues hands them over.
-    pub(crate) fn has_returned(&self) -> bool {
-        self.returned.load(SeqCst)
-    }
-
-    /// Whether the queues would find something to do if they were woken.
-    pub(crate) fn wants_queues(&self) -> bool {
-        self.kick.load(SeqCst) != 0 || self.asked() != self.passed()
-    }
-
-    /// One side is gone for good; the other one follows it.
+    /// A part is gone for good; the others follow it.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
-        self.control.wake();
-        self.queues.wake();
+        for waker in [&self.control, &self.tx.waker, &self.rx.waker] {
+            waker.wake();
+        }
+    }
+
+    /// Has `epoll` watch none of our wakers any more.
+    pub(crate) fn unwatch(&self, epoll: BorrowedFd<'_>) {
+        for waker in [&self.control, &self.tx.waker, &self.rx.waker] {
+            if let Some(fd) = waker.watched() {
+                // Those that are watched elsewhere are unknown here.
+                let _ = epoll::delete(epoll, fd);
+            }
+        }
     }
 
     /// Whether the NIC has ended.

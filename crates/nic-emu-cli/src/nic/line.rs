@@ -1,28 +1,23 @@
 //! The interrupt line of a NIC, brought up to date by whichever thread has completed work.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use nic_emu::Time;
 use nic_emu::e1000::Shared;
 use vfio_user::IrqTable;
 
-const FREE: u8 = 0;
-/// Somebody is at it.
-const TAKEN: u8 = 1;
-/// Somebody is at it, and somebody else came meanwhile.
-const AGAIN: u8 = 2;
+use super::turns::Turns;
 
 /// Joins the model's interrupt logic with the hypervisor's eventfds.
 ///
 /// To ask the model for the level and to tell the hypervisor are two steps, and between them another thread could take
-/// both: then the older answer would stay. So one thread at a time does it, without anybody waiting: who finds the
-/// line taken leaves a mark, and who has it does it again.
+/// both: then the older answer would stay. So one thread at a time does it, without anybody waiting.
 #[derive(Debug)]
 pub(crate) struct Line {
     shared: Arc<Shared>,
     irqs: Arc<IrqTable>,
-    state: AtomicU8,
+    turns: Turns,
     /// The latest time at which anybody came, in ns.
     now: AtomicU64,
     /// The last rise of the line that was sent as a message.
@@ -34,7 +29,7 @@ impl Line {
         Self {
             shared,
             irqs,
-            state: AtomicU8::new(FREE),
+            turns: Turns::default(),
             now: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         }
@@ -48,26 +43,14 @@ impl Line {
     /// Shows the guest the line as it is now; when this returns, or on another thread soon after.
     pub(crate) fn update(&self, now: Time) {
         self.now.fetch_max(now.0, SeqCst);
-        if self.state.swap(AGAIN, SeqCst) != FREE {
-            return;
-        }
-        // As often as others come, which takes each of them a turn: much longer than this does.
-        loop {
-            self.state.store(TAKEN, SeqCst);
+        self.turns.have_done(|| {
             let now = Time(self.now.load(SeqCst));
             let level = self.shared.irq.poll(now);
             self.irqs.set_level(level);
             if level && self.irqs.messages() > 0 {
                 self.send_message();
             }
-            if self
-                .state
-                .compare_exchange(TAKEN, FREE, SeqCst, SeqCst)
-                .is_ok()
-            {
-                return;
-            }
-        }
+        });
     }
 
     /// MSI instead of INTx: one message whenever the line has risen, however short it was down.

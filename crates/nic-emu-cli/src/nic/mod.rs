@@ -1,19 +1,23 @@
 //! One NIC: its control behind a vfio-user server, its two queues, its backend.
 //!
-//! A shard holds the control of a NIC, its queues, or both. Both together are one thing that is called in turn; apart,
-//! each side leaves what the other one has to know in the [`Joint`] and wakes it by its [`Waker`](waker::Waker).
+//! Control, transmit queue and receive queue are three parts. A shard holds any of them, and those that it holds are one
+//! thing that is called in turn; what the others have to know is in the [`Joint`], and their [`Waker`]s wake them.
 
 mod asked;
+mod calls;
 mod control;
+mod eventfd;
 mod joint;
 mod line;
-mod queues;
+mod memory;
+mod rx;
+mod turns;
+mod tx;
 mod waker;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use net_backend::{Backend, RxBuf};
@@ -25,13 +29,17 @@ use vfio_user::{Listener, Server};
 
 use crate::eeprom::EepromFile;
 use crate::engine::Engine;
+use crate::loopback;
 use crate::mac::MacAddr;
-use crate::shard::Shard;
-pub(crate) use asked::Answers;
+use crate::shard::{Door, Shard};
+pub(crate) use asked::ControlAnswer;
 use control::Control;
 pub(crate) use joint::{Joint, SavedQueues};
-pub(crate) use queues::Queues;
-pub(crate) use waker::Waker;
+use rx::RxPart;
+use tx::TxPart;
+
+/// How the threads of NICs wake each other.
+pub(crate) type Waker = waker::Waker<eventfd::Eventfd>;
 
 /// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,18 +52,21 @@ pub(crate) enum Source {
     Room,
     /// The backend's link may have changed.
     Link,
-    /// The queues, on another thread, have news for the control.
+    /// Parts on other threads have news for the control.
     ControlWaker,
-    /// The control, on another thread, has news for the queues.
-    QueuesWaker,
+    /// Parts on other threads have news for the transmit queue.
+    TxWaker,
+    /// Parts on other threads have news for the receive queue.
+    RxWaker,
 }
 
 const TOKEN_BITS: u32 = 4;
 const TOKEN_FRAMES: u64 = 8;
-const TOKEN_ROOM: u64 = 12;
 const TOKEN_LINK: u64 = 9;
 const TOKEN_CONTROL: u64 = 10;
-const TOKEN_QUEUES: u64 = 11;
+const TOKEN_TX: u64 = 11;
+const TOKEN_RX: u64 = 12;
+const TOKEN_ROOM: u64 = 13;
 
 impl Source {
     /// Takes epoll data apart into the number of a NIC and its descriptor.
@@ -65,11 +76,27 @@ impl Source {
             TOKEN_ROOM => Self::Room,
             TOKEN_LINK => Self::Link,
             TOKEN_CONTROL => Self::ControlWaker,
-            TOKEN_QUEUES => Self::QueuesWaker,
+            TOKEN_TX => Self::TxWaker,
+            TOKEN_RX => Self::RxWaker,
             _ => Self::Server(data),
         };
         ((data >> TOKEN_BITS) as usize, source)
     }
+}
+
+/// Has epoll watch a descriptor, or not any more: it reports errors and hang-ups of whatever it watches.
+fn watch(
+    epoll: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    data: u64,
+    flags: EventFlags,
+    wanted: bool,
+) -> io::Result<()> {
+    match wanted {
+        true => epoll::add(epoll, fd, EventData::new_u64(data), flags)?,
+        false => epoll::delete(epoll, fd)?,
+    }
+    Ok(())
 }
 
 /// What a NIC wants after a turn.
@@ -79,33 +106,43 @@ pub(crate) enum Turn {
     Idle,
     /// Another turn at once.
     More,
-    /// To leave this shard: the control has called its queues back.
+    /// That parts of it leave for where they are to live, and then another turn.
     Leave,
 }
 
-/// One NIC, or that part of one which a shard holds.
+/// One NIC, or those parts of one which a shard holds.
 pub struct Nic {
     joint: Arc<Joint>,
     mac: MacAddr,
     token: u64,
     control: Option<Box<Control>>,
-    queues: Option<Box<Queues>>,
-    /// The thread that has the queues while they are not here.
-    away: Option<JoinHandle<Option<Box<Queues>>>>,
-    placement: Placement,
+    tx: Option<Box<TxPart>>,
+    rx: Option<Box<RxPart>>,
+    /// The thread that has the queues while their memory has to be asked for. With the control.
+    abroad: Option<Abroad>,
+    /// That thread, and those before it that have yet to end.
+    hired: Vec<JoinHandle<()>>,
     /// There was no thread to be had for the queues, and there is no use in asking at each turn.
     refused: bool,
 }
 
-/// Where the queues of a NIC run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// On the thread of the control, unless the hypervisor does not share the guest's memory: to ask for it means to
-    /// wait, and the control never waits.
-    #[default]
-    Together,
-    /// On a thread of their own.
-    Apart,
+/// The hired shard that has the queues of a NIC. It ends when this is gone, and the queues have left.
+struct Abroad(Option<Door>);
+
+impl Drop for Abroad {
+    fn drop(&mut self) {
+        if let Some(door) = self.0.take() {
+            door.close();
+        }
+    }
+}
+
+/// The shards on which the parts of a NIC live, by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) control: usize,
+    pub(crate) tx: usize,
+    pub(crate) rx: usize,
 }
 
 /// What a NIC has counted, for the operator.
@@ -117,6 +154,17 @@ pub struct Report {
     pub model: CountersSnapshot,
     /// Counters of the backend.
     pub backend: net_backend::Counters,
+}
+
+impl Report {
+    /// What this NIC has counted so far.
+    pub(crate) fn of(joint: &Joint) -> Self {
+        Self {
+            name: joint.name.clone(),
+            model: joint.shared().counters.snapshot(),
+            backend: joint.passed.counters(),
+        }
+    }
 }
 
 impl Nic {
@@ -139,34 +187,46 @@ impl Nic {
         backend: impl Into<Backend>,
     ) -> Self {
         let (control, tx, rx) = e1000::new(model);
+        let backend = backend.into();
         let mac = MacAddr(control.mac());
         let server = Server::new(listener, Engine::device(&control));
         let (published, irqs) = (server.mem(), server.irqs());
-        let joint = Arc::new(Joint::new(name, control.shared().clone(), irqs));
+        let shared = control.shared().clone();
+        let joint = Joint::new(name, backend.name, backend.counters, shared, irqs);
+        let joint = Arc::new(joint);
         let engine = Engine::new(control, joint.clone());
+        let (entrance, exit) = loopback::ring();
+        let tx = TxPart::new(joint.clone(), tx, backend.tx, entrance, published.clone());
+        let rx = RxPart::new(joint.clone(), rx, backend.rx, exit, published);
+        let control = Control::new(joint.clone(), server, engine);
         Self {
+            control: Some(Box::new(control)),
+            tx: Some(Box::new(tx)),
+            rx: Some(Box::new(rx)),
+            ..Self::part(joint, mac)
+        }
+    }
+
+    /// No part of a NIC.
+    fn part(joint: Arc<Joint>, mac: MacAddr) -> Self {
+        Self {
+            joint,
             mac,
             token: 0,
-            control: Some(Box::new(Control::new(joint.clone(), server, engine))),
-            queues: Some(Box::new(Queues::new(
-                joint.clone(),
-                tx,
-                rx,
-                backend.into(),
-                published,
-            ))),
-            away: None,
-            placement: Placement::default(),
+            control: None,
+            tx: None,
+            rx: None,
+            abroad: None,
+            hired: Vec::new(),
             refused: false,
-            joint,
         }
     }
 
     /// Says what happens to frames that come faster than the guest takes them.
     #[must_use]
     pub fn overrun(mut self, overrun: Overrun) -> Self {
-        if let Some(queues) = &mut self.queues {
-            queues.set_overrun(overrun);
+        if let Some(rx) = &mut self.rx {
+            rx.set_overrun(overrun);
         }
         self
     }
@@ -180,13 +240,6 @@ impl Nic {
         self
     }
 
-    /// Says where the queues are to run, as far as there is a choice.
-    #[must_use]
-    pub fn placed(mut self, placement: Placement) -> Self {
-        self.placement = placement;
-        self
-    }
-
     /// The NIC's name in logs.
     pub fn name(&self) -> &str {
         &self.joint.name
@@ -197,29 +250,70 @@ impl Nic {
         self.mac
     }
 
-    /// Whether the other part of this NIC is gone for good.
+    /// Whether a part of this NIC is gone for good.
     pub(crate) fn is_over(&self) -> bool {
         self.joint.is_over()
     }
 
-    /// Registers everything with `epoll` under number `index`.
-    pub(crate) fn start(&mut self, epoll: BorrowedFd<'_>, index: usize) -> io::Result<()> {
+    /// Divides the NIC among shards: what each of them gets.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub(crate) fn divide(mut self, places: Places) -> io::Result<Vec<(usize, Self)>> {
+        if places.tx != places.control || places.rx != places.control {
+            self.joint.control.watch()?;
+            self.joint.tx.waker.watch()?;
+            self.joint.rx.waker.watch()?;
+        }
+        let (tx, rx) = (self.tx.take(), self.rx.take());
+        let (joint, mac) = (self.joint.clone(), self.mac);
+        let mut divided = vec![(places.control, self)];
+        let mut at = |place| match divided.iter().position(|(shard, _)| *shard == place) {
+            Some(index) => index,
+            None => {
+                divided.push((place, Self::part(joint.clone(), mac)));
+                divided.len() - 1
+            }
+        };
+        let (with_tx, with_rx) = (at(places.tx), at(places.rx));
+        divided[with_tx].1.tx = tx;
+        divided[with_rx].1.rx = rx;
+        Ok(divided)
+    }
+
+    /// Comes to a shard, under number `index`, and has its descriptors watched by `epoll`. A shard with a door is a home;
+    /// in one without, nobody else is, so the queues may wait.
+    pub(crate) fn start(
+        &mut self,
+        epoll: BorrowedFd<'_>,
+        index: usize,
+        door: Option<&Door>,
+    ) -> io::Result<()> {
+        let may_wait = door.is_none();
         self.token = (index as u64) << TOKEN_BITS;
-        if let Some(queues) = &mut self.queues {
-            queues.start(epoll, self.token, self.control.is_none())?;
+        if let Some(tx) = &mut self.tx {
+            if let Some(door) = door {
+                self.joint.tx.home.get_or_init(|| door.clone());
+            }
+            tx.start(epoll, self.token, may_wait)?;
+        }
+        if let Some(rx) = &mut self.rx {
+            if let Some(door) = door {
+                self.joint.rx.home.get_or_init(|| door.clone());
+            }
+            rx.start(epoll, self.token, may_wait)?;
         }
         match &mut self.control {
             Some(control) => control.start(epoll, self.token),
-            None => {
-                let data = EventData::new_u64(self.token | TOKEN_QUEUES);
-                Ok(epoll::add(
-                    epoll,
-                    self.joint.queues.watch()?,
-                    data,
-                    EventFlags::IN,
-                )?)
-            }
+            None => Ok(()),
         }
+    }
+
+    /// Takes over parts of the same NIC that have come to the same shard, and were started under the same number.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.tx = self.tx.take().or_else(|| other.tx.take());
+        self.rx = self.rx.take().or_else(|| other.rx.take());
     }
 
     /// Answers what a descriptor reports. Queue work is left to the next turn.
@@ -228,79 +322,100 @@ impl Nic {
         source: Source,
         flags: EventFlags,
         now: Time,
+        rx_buf: &mut RxBuf,
         epoll: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        match (source, &mut self.control, &mut self.queues) {
-            (Source::Server(data), Some(control), _) => control.on_event(data, flags, now),
-            (Source::Frames, _, Some(queues)) => queues.on_frames(),
-            (Source::Room, _, Some(queues)) => queues.on_room(),
-            (Source::Link, _, Some(queues)) => queues.on_link(),
-            (Source::ControlWaker, ..) => self.joint.control.clear(),
-            (Source::QueuesWaker, ..) => self.joint.queues.clear(),
-            // A descriptor whose side has moved away since epoll reported it.
-            _ => return Ok(()),
+        match source {
+            Source::Server(data) => {
+                if let Some(control) = &mut self.control {
+                    control.on_event(data, flags, now);
+                }
+            }
+            Source::ControlWaker => self.joint.control.clear(),
+            // A part may have moved away since epoll reported it: then the event is for where it is now.
+            Source::TxWaker if self.tx.is_some() => self.joint.tx.waker.clear(),
+            Source::RxWaker if self.rx.is_some() => self.joint.rx.waker.clear(),
+            Source::TxWaker | Source::RxWaker => return Ok(()),
+            Source::Frames => {
+                if let Some(rx) = &mut self.rx {
+                    rx.on_frames();
+                }
+            }
+            Source::Link => {
+                if let Some(rx) = &mut self.rx {
+                    rx.on_link();
+                }
+            }
+            Source::Room => {
+                if let Some(tx) = &mut self.tx {
+                    tx.on_room();
+                }
+            }
         }
-        self.pass_epochs(now);
+        self.pass_epochs(now, rx_buf);
         match &mut self.control {
             Some(control) => control.watch(epoll),
             None => Ok(()),
         }
     }
 
-    /// Does what is due: timers, both queues within their budgets, the interrupt line.
+    /// Does what is due: timers, the queues within their budgets, the interrupt line.
     pub(crate) fn turn(
         &mut self,
         now: Time,
         rx_buf: &mut RxBuf,
         epoll: BorrowedFd<'_>,
     ) -> io::Result<Turn> {
-        self.pass_epochs(now);
+        self.pass_epochs(now, rx_buf);
         if let Some(control) = &mut self.control {
             control.run_timers(now);
-            if self.queues.is_none() && self.joint.wants_queues() {
-                self.joint.queues.wake();
-            }
         }
-        let more = match &mut self.queues {
-            Some(queues) => queues.turn(now, rx_buf, epoll)?,
-            None => false,
-        };
+        let mut more = false;
+        if let Some(tx) = &mut self.tx {
+            more |= tx.turn(now, epoll)?;
+        }
+        if let Some(rx) = &mut self.rx {
+            more |= rx.turn(now, rx_buf, epoll)?;
+        }
         if let Some(control) = &mut self.control {
             control.follow_cable();
             control.watch(epoll)?;
         }
         self.joint.update_line(now);
-        if self.joint.operator.is_open() {
-            self.answer();
+        if let Some(control) = &self.control
+            && self.joint.operator.is_open()
+        {
+            let answer = control.answer(self.abroad.is_some());
+            self.joint.operator.answer(answer);
         }
         if self.control.is_some() {
-            if self.place_queues(epoll)? {
-                return Ok(Turn::More);
-            }
-        } else if self.joint.is_recalled() {
-            return Ok(Turn::Leave);
+            self.place_queues(epoll)?;
         } else if self.joint.is_due_earlier() {
             self.joint.control.wake();
         }
-        Ok(if more { Turn::More } else { Turn::Idle })
+        self.wake_others();
+        let tx_leaves = self.tx.is_some() && self.joint.tx.is_bound();
+        let rx_leaves = self.rx.is_some() && self.joint.rx.is_bound();
+        Ok(match more {
+            _ if tx_leaves || rx_leaves => Turn::Leave,
+            true => Turn::More,
+            false => Turn::Idle,
+        })
     }
 
-    /// Tells an operator what only this part of the NIC knows.
-    fn answer(&self) {
-        let operator = &self.joint.operator;
-        if let Some(control) = &self.control {
-            operator.answer_control(control.answer());
+    /// Wakes the queues on other threads that have something to do.
+    fn wake_others(&self) {
+        if self.tx.is_none() {
+            self.joint.tx.wake_if_wanted();
         }
-        match &self.queues {
-            Some(queues) => operator.answer_queues(queues.answer()),
-            None if operator.wants_queues() => self.joint.queues.wake(),
-            None => {}
+        if self.rx.is_none() {
+            self.joint.rx.wake_if_wanted();
         }
     }
 
     /// Whether an operator wants to know something that a turn would tell.
     pub(crate) fn is_asked(&self) -> bool {
-        self.joint.operator.is_open()
+        self.control.is_some() && self.joint.operator.is_open()
     }
 
     /// What is told without asking.
@@ -311,144 +426,144 @@ impl Nic {
     /// When this NIC needs a turn although nothing happens.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let control = self.control.as_ref().and_then(|control| control.deadline());
-        let queues = self.queues.as_ref().and_then(|queues| queues.deadline());
-        control.into_iter().chain(queues).min()
+        let tx = self.tx.as_ref().and_then(|tx| tx.deadline());
+        let rx = self.rx.as_ref().and_then(|rx| rx.deadline());
+        [control, tx, rx].into_iter().flatten().min()
     }
 
-    /// The queues on their way home, after [`Turn::Leave`]. The thread that had them has nothing left to do but to end.
-    pub(crate) fn leave(self) -> Option<Box<Queues>> {
-        self.joint.return_queues(true);
-        self.queues
-    }
-
-    /// Ends the NIC: its socket, client and backend are gone afterwards.
-    pub(crate) fn close(mut self) -> Option<Report> {
-        let mut control = self.control.take()?;
-        control.close();
-        self.joint.recall(true);
-        if let Some(thread) = self.away.take() {
-            self.queues = thread.join().ok().flatten();
+    /// The parts that are to live on another shard, and have left this one.
+    pub(crate) fn leave(&mut self, epoll: BorrowedFd<'_>) -> io::Result<Vec<(Door, Self)>> {
+        let mut leaving = Vec::new();
+        if let Some(tx) = &mut self.tx
+            && let Some(door) = self.joint.tx.take_destination()
+        {
+            tx.leave(epoll)?;
+            let tx = self.tx.take();
+            let part = Self::part(self.joint.clone(), self.mac);
+            leaving.push((door, Self { tx, ..part }));
         }
-        Some(Report {
-            name: self.joint.name.clone(),
-            model: control.counters(),
-            backend: self.queues.as_ref()?.counters(),
-        })
+        if let Some(rx) = &mut self.rx
+            && let Some(door) = self.joint.rx.take_destination()
+        {
+            rx.leave(epoll)?;
+            let rx = self.rx.take();
+            let part = Self::part(self.joint.clone(), self.mac);
+            leaving.push((door, Self { rx, ..part }));
+        }
+        Ok(leaving)
+    }
+
+    /// Whether no part is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.control.is_none() && self.tx.is_none() && self.rx.is_none()
+    }
+
+    /// Ends the NIC; whether it can be done from here, where its control is. Its socket and its client are gone afterwards,
+    /// and its backend when the other shards have let go of it.
+    pub(crate) fn close(&mut self) -> bool {
+        let Some(mut control) = self.control.take() else {
+            return false;
+        };
+        control.close();
+        self.joint.end();
+        self.joint.tx.forget_destination();
+        self.joint.rx.forget_destination();
+        self.abroad = None;
+        for thread in self.hired.drain(..) {
+            let _ = thread.join();
+        }
+        true
     }
 
     /// Follows the client's changes of memory and interrupts, and lets the answers that waited for it leave.
-    fn pass_epochs(&mut self, now: Time) {
+    fn pass_epochs(&mut self, now: Time, rx_buf: &mut RxBuf) {
         loop {
             if let Some(control) = &self.control {
                 control.ask();
             }
-            if let Some(queues) = &mut self.queues
-                && queues.pass_epoch(now)
-                && self.control.is_none()
-            {
-                self.joint.control.wake();
+            let mut passed = false;
+            if let Some(tx) = &mut self.tx {
+                passed |= tx.pass_epoch(now);
             }
-            let passed = self.control.as_mut().map(|control| control.pass_epoch(now));
-            if passed != Some(true) {
+            if let Some(rx) = &mut self.rx {
+                passed |= rx.pass_epoch(now, rx_buf);
+            }
+            let Some(control) = &mut self.control else {
+                if passed {
+                    self.joint.control.wake();
+                }
+                break;
+            };
+            if !control.pass_epoch(now) {
                 break;
             }
-            if self.queues.is_none() {
-                // Whatever the epoch has interrupted goes on.
-                self.joint.kick(Kick::TX | Kick::RX);
+            // Whatever the epoch has interrupted goes on.
+            if self.tx.is_none() {
+                self.joint.tx.kick(Kick::TX);
+            }
+            if self.rx.is_none() {
+                self.joint.rx.kick(Kick::RX);
             }
         }
-        if self.queues.is_none() && self.joint.wants_queues() {
-            self.joint.queues.wake();
-        }
+        self.wake_others();
     }
 
-    /// Sends the queues to a thread of their own, or calls them back, as things are. Whether they have just come home:
-    /// they know nothing of what was asked of them on the way.
-    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<bool> {
-        let apart = self.placement == Placement::Apart
-            || self
-                .control
-                .as_ref()
-                .is_some_and(|control| control.is_remote());
-        if apart && self.queues.is_some() {
-            self.send_queues_away(epoll)?;
-            return Ok(false);
-        }
-        self.refused &= apart;
-        if let Some(thread) = self.away.take_if(|_| self.joint.has_returned()) {
-            // It has nothing left to do but to end.
-            let returned = thread.join().ok().flatten();
-            let mut queues = returned.ok_or_else(|| io::Error::other("its thread has died"))?;
-            self.joint.recall(false);
-            self.joint.return_queues(false);
-            queues.start(epoll, self.token, false)?;
-            self.queues = Some(queues);
-            return Ok(true);
-        }
-        if self.away.is_some() {
-            self.joint.recall(!apart);
-        }
-        Ok(false)
-    }
-
-    /// Gives the queues a thread of their own. If there is none to be had, they stay.
-    fn send_queues_away(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        let Some(mut queues) = self.queues.take_if(|_| !self.refused) else {
+    /// Sends the queues to a thread of their own while their memory has to be asked for, and home afterwards.
+    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(control) = &mut self.control else {
             return Ok(());
         };
-        let (hand_over, handed_over) = sync_channel::<Nic>(1);
-        match self.hire(handed_over, epoll) {
-            Ok(thread) => {
-                if self.placement == Placement::Together {
+        let remote = control.is_remote();
+        self.refused &= remote;
+        if remote && self.abroad.is_none() && !self.refused {
+            self.hired.retain(|thread| !thread.is_finished());
+            match hire(&self.joint) {
+                Ok((door, thread)) => {
                     tracing::info!(
-                        nic = self.name(),
+                        nic = self.joint.name,
                         "asks its hypervisor for the guest's memory, on a thread of its own"
                     );
+                    control.watch_waker(epoll)?;
+                    self.joint.tx.send_to(door.clone());
+                    self.joint.rx.send_to(door.clone());
+                    self.abroad = Some(Abroad(Some(door)));
+                    self.hired.push(thread);
                 }
-                queues.leave(epoll)?;
-                let part = Nic {
-                    joint: self.joint.clone(),
-                    mac: self.mac,
-                    token: 0,
-                    control: None,
-                    queues: Some(queues),
-                    away: None,
-                    placement: self.placement,
-                    refused: false,
-                };
-                hand_over
-                    .send(part)
-                    .map_err(|_| io::Error::other("its thread has died"))?;
-                self.away = Some(thread);
+                Err(error) => {
+                    tracing::error!(
+                        nic = self.joint.name,
+                        "no thread for the queues, they stay where they are: {error}"
+                    );
+                    self.refused = true;
+                }
             }
-            Err(error) => {
-                tracing::error!(
-                    nic = self.name(),
-                    "no thread for the queues, they stay where they are: {error}"
-                );
-                self.refused = true;
-                self.queues = Some(queues);
+        } else if !remote && self.abroad.is_some() {
+            let (tx, rx) = (&self.joint.tx, &self.joint.rx);
+            if let (Some(tx_home), Some(rx_home)) = (tx.home.get(), rx.home.get()) {
+                tx.send_to(tx_home.clone());
+                rx.send_to(rx_home.clone());
             }
+            self.abroad = None;
         }
         Ok(())
     }
+}
 
-    /// A thread that serves the queues it is given, and the wakers between it and this one.
-    fn hire(
-        &self,
-        queues: Receiver<Nic>,
-        epoll: BorrowedFd<'_>,
-    ) -> io::Result<JoinHandle<Option<Box<Queues>>>> {
-        let shard = Shard::alone()?;
-        self.joint.queues.watch()?;
-        if !self.joint.control.is_watched() {
-            let data = EventData::new_u64(self.token | TOKEN_CONTROL);
-            epoll::add(epoll, self.joint.control.watch()?, data, EventFlags::IN)?;
+/// A thread that serves the queues that come through its door, until nobody can come any more; and the wakers between it
+/// and the others.
+fn hire(joint: &Joint) -> io::Result<(Door, JoinHandle<()>)> {
+    let shard = Shard::hired()?;
+    joint.tx.waker.watch()?;
+    joint.rx.waker.watch()?;
+    joint.control.watch()?;
+    // Not the whole path: the kernel keeps 15 bytes of a thread's name.
+    let name = joint.name.rsplit('/').next().unwrap_or_default().to_owned();
+    let nic = joint.name.clone();
+    let door = shard.door().ok_or(io::ErrorKind::NotFound)?;
+    let thread = Builder::new().name(name).spawn(move || {
+        if let Err(error) = shard.run_hired() {
+            tracing::error!(nic, "closed, its queues have no event loop: {error}");
         }
-        // Not the whole path: the kernel keeps 15 bytes of a thread's name.
-        let name = self.name().rsplit('/').next().unwrap_or_default();
-        Builder::new()
-            .name(name.to_owned())
-            .spawn(move || shard.run_alone(queues.recv().ok()?))
-    }
+    })?;
+    Ok((door, thread))
 }

@@ -16,7 +16,8 @@ use vfio_user::Listener;
 
 use super::{Failure, Listed, MAX_REQUEST, Params, Request, read_line, write_line};
 use crate::mac::MacAddr;
-use crate::nic::{Joint, Waker};
+use crate::nic::Joint;
+use crate::shard::Door;
 use crate::view::View;
 
 /// How long one connection may take in all.
@@ -30,6 +31,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Watched {
     pub(crate) joint: Arc<Joint>,
     pub(crate) mac: MacAddr,
+    /// Of the shard that has its control.
+    pub(crate) door: Option<Door>,
 }
 
 /// The thread. Ends when it is dropped, and takes the socket with it.
@@ -41,21 +44,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers those who connect to `listener` about `nics`, whose shard waits for `waker`.
+    /// Answers those who connect to `listener` about `nics`.
     ///
     /// # Errors
     ///
     /// There is no thread or no descriptor to be had.
-    pub(crate) fn start(
-        listener: Listener,
-        nics: Vec<Watched>,
-        waker: Arc<Waker>,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(listener: Listener, nics: Vec<Watched>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let current = Arc::default();
         let desk = Desk {
             nics,
-            waker,
             current: Arc::clone(&current),
         };
         let ended = stop.clone();
@@ -86,7 +84,6 @@ impl Drop for Server {
 /// Where the questions go.
 struct Desk {
     nics: Vec<Watched>,
-    waker: Arc<Waker>,
     current: Arc<Mutex<Option<UnixStream>>>,
 }
 
@@ -196,9 +193,11 @@ impl Desk {
 
     fn view(&self, nic: &Watched) -> View {
         nic.joint.operator.ask();
-        self.waker.wake();
-        let answers = nic.joint.operator.wait(ANSWER);
-        View::new(&nic.joint, nic.mac, answers)
+        if let Some(door) = &nic.door {
+            door.knock();
+        }
+        let answer = nic.joint.operator.wait(ANSWER);
+        View::new(&nic.joint, nic.mac, answer)
     }
 }
 

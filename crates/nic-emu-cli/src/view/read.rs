@@ -12,7 +12,7 @@ use super::{
 };
 use crate::mac::MacAddr;
 use crate::models::Model;
-use crate::nic::{Answers, Joint};
+use crate::nic::{ControlAnswer, Joint};
 use crate::summary;
 
 /// Unit of ITR in ns.
@@ -21,8 +21,8 @@ const ITR_UNIT: u64 = 256;
 const DESCRIPTOR: u32 = 16;
 
 impl View {
-    /// The NIC as it is, with the answers that came in time.
-    pub(crate) fn new(joint: &Joint, mac: MacAddr, answers: Answers) -> Self {
+    /// The NIC as it is, with the answer, if it came in time.
+    pub(crate) fn new(joint: &Joint, mac: MacAddr, answer: Option<ControlAnswer>) -> Self {
         let (shared, irqs) = (joint.shared(), joint.irqs());
         let regs = &shared.regs;
         let mut counters = named(shared.counters.snapshot().iter());
@@ -32,7 +32,7 @@ impl View {
             pid: std::process::id(),
             model: Model::of(joint.shared().part).name().into(),
             mac: mac.to_string(),
-            hypervisor: answers.control.map(|control| Hypervisor {
+            hypervisor: answer.map(|control| Hypervisor {
                 connected: control.connected,
                 memory: match control.memory {
                     Memory::None => "none".into(),
@@ -53,7 +53,7 @@ impl View {
                     ("others", control.messages.others),
                 ]),
             }),
-            queues_apart: answers.queues.as_ref().map(|queues| queues.apart),
+            queues_apart: answer.map(|control| control.apart),
             stopped: joint.is_stopped(),
             link: link(regs, joint.cable(), joint.operator.is_plugged()),
             interrupts: interrupts(regs, irqs.level(), irqs.raised()),
@@ -63,9 +63,9 @@ impl View {
             leds: leds(regs),
             statistics: statistics(regs),
             counters,
-            network: answers.queues.map(|queues| Network {
-                name: queues.backend,
-                counters: named(summary::all(&queues.counters)),
+            network: Some(Network {
+                name: joint.network.clone(),
+                counters: named(summary::all(&joint.passed.counters())),
             }),
             registers: registers(regs),
         }

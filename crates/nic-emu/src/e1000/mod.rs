@@ -149,6 +149,11 @@ impl Shared {
             .min()
     }
 
+    /// Whether the receiver is on and may do DMA: what arrives otherwise is lost.
+    pub fn receives(&self) -> bool {
+        self.regs.get(Reg::RCTL) & bits::rctl::EN != 0 && self.bus_master.load(Ordering::Acquire)
+    }
+
     /// The number of resets so far.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -300,6 +305,16 @@ impl Control {
         self.shared.irq.reset();
         self.shared.flow.reset();
         kick
+    }
+
+    /// Queues on other threads have seen the last reset: wipes what they were writing when it came, the heads of the
+    /// rings, statistics, causes. Nothing may have been written to a register in between.
+    pub fn settle_reset(&mut self) {
+        self.shared.regs.reset(Domain::Mac);
+        self.load_address();
+        let _ = self.settle_link();
+        self.shared.irq.reset();
+        self.shared.flow.reset();
     }
 
     /// Loads the station address from the EEPROM into receive address 0.
