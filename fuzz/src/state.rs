@@ -68,8 +68,12 @@ fn good_states() -> &'static [Vec<u8>] {
             nic.run(&mut Input::new(script));
             nic.save()
         };
-        let kept = include_bytes!("../../tests/golden/82540em-1.bin").to_vec();
-        scripts.into_iter().map(state).chain([kept]).collect()
+        let kept: [&[u8]; 2] = [
+            include_bytes!("../../tests/golden/82540em-1.bin"),
+            include_bytes!("../../tests/golden/82540em-2.bin"),
+        ];
+        let kept = kept.map(<[u8]>::to_vec);
+        scripts.into_iter().map(state).chain(kept).collect()
     })
 }
 

@@ -17,6 +17,8 @@ pub struct HostOptions {
     pub nics: u8,
     /// More keys for each NIC.
     pub keys: String,
+    /// More keys for the N-th NIC.
+    pub keys_of: Vec<String>,
     /// The TAPs are made before, and the daemon runs as nobody.
     pub unprivileged: bool,
 }
@@ -26,6 +28,7 @@ impl Default for HostOptions {
         Self {
             nics: 1,
             keys: String::new(),
+            keys_of: Vec::new(),
             unprivileged: false,
         }
     }
@@ -61,6 +64,9 @@ impl Host {
             }
             if !options.keys.is_empty() {
                 keys = format!("{keys},{}", options.keys);
+            }
+            if let Some(more) = options.keys_of.get(usize::from(wire.0)) {
+                keys = format!("{keys},{more}");
             }
             builder = builder.nic(&keys);
         }

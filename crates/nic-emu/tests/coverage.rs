@@ -43,6 +43,13 @@ reaches the registers that it covers whole and no others.
 ";
 
 const NOTES: &str = "
+## The other models
+
+The 82545EM (8086:100f, revision 1) is the same with another subsystem (1001) and a PCI-X capability of 64 bits and
+133 MHz. The 82544GC (8086:100c, revision 2, subsystem 1112) has the PHY of its time (0141:0C30) and lacks ITR, RADV,
+TADV, RSRPD, LEDCTL, TSPMT, MANC and IP6AT, which read 0 there. The BARs of both are those of the 82540EM, as in QEMU; on real
+cards BAR0 has 64 bits and the I/O ports are BAR4.
+
 ## Where sources disagree
 
 | what | manual (317453) | drivers and other models | here |
@@ -62,6 +69,17 @@ const NOTES: &str = "
 | CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
 | VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all | in its last, as for other packets |
 | a pause frame when RFCE is off | its counters depend on RCTL.EN only | | counted, and goes on to the filters |
+| an XOFF while the receive FIFO stays above FCRTH | sent once; later parts have a register for when to send it again | Linux sets FCTTV to the most | again when half of the announced time is over |
+| destination, type and source of pause frames sent | FCAL, FCAH and FCT | Linux, FreeBSD and DPDK set them to what IEEE 802.3 says | FCAL, FCAH, FCT, and receive address 0 |
+| pause frames with `rx-overrun=hold` | | | obeyed, and sent by SWXOFF; the FIFO asks for none, since the network waits by itself |
+| what the other end of the cable can do | | QEMU: no pause frames | all speeds, pause frames both ways |
+| LEDCTL after reset | 07068302 | QEMU's 82574 the same, its 82540EM 0602 | 07068302 |
+| TSPMT after reset | not sure | no driver reads it | 0 |
+| PM capability | D0, D3hot and D3cold with PME, 4 W | real parts: C822, PMCSR 2000, data 28 | as real parts; PME_En holds, and nothing sets PME_Status: no VM is woken |
+| wake-up (WUC, WUFC, WUS, WUPL, WUPM, filters) | | Linux, FreeBSD and DPDK set it up before they let the part sleep | held, and no frame wakes |
+| PCI-X capability | mode, burst and split transactions | real parts in a 33 MHz slot: command 0002, status 04400000 | the same; its command holds what is written |
+| MSI capability | there | QEMU, VirtualBox and bhyve: none; Linux does not use it | with `msi=on` only, a message each time the line would rise |
+| flash, BAR1 | a window if a flash is fitted | QEMU has its I/O ports there | no flash, no BAR1 |
 ";
 
 fn access(access: Access) -> &'static str {

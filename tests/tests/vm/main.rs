@@ -3,6 +3,7 @@
 //! They run one after the other, and those that can share a guest do, since booting one takes its time.
 
 mod ethtool;
+mod family;
 mod kernels;
 mod packets;
 mod several;
@@ -31,5 +32,6 @@ fn main() -> ExitCode {
     trials.extend(ethtool::checks(&lab));
     trials.extend(several::checks(&lab));
     trials.extend(packets::checks(&lab));
+    trials.extend(family::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

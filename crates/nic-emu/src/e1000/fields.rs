@@ -104,10 +104,35 @@ const EERD: &[Field] = fields![
 ];
 
 const CTRL_EXT: &[Field] = fields![
+    GPI_EN = 0xF,
+    SDP_DATA = 0xF << 4,
+    SDP_IODIR = 0xF << 8,
     ASDCHK = 1 << 12,
     EE_RST = ctrl_ext::EE_RST,
+    IPS = 1 << 14,
     SPD_BYPS = 1 << 15,
     RO_DIS = 1 << 17,
+    DRV_LOAD = 1 << 28,
+];
+
+const MANC: &[Field] = fields![
+    SMBUS_EN = 1 << 0,
+    ASF_EN = 1 << 1,
+    R_ON_FORCE = 1 << 2,
+    RMCP_EN = 1 << 8,
+    PORT_0298_EN = 1 << 9,
+    IPV4_EN = 1 << 10,
+    IPV6_EN = 1 << 11,
+    SNAP_EN = 1 << 12,
+    ARP_EN = 1 << 13,
+    NEIGHBOR_EN = 1 << 14,
+    ARP_RES_EN = 1 << 15,
+    TCO_RESET = 1 << 16,
+    RCV_TCO_EN = 1 << 17,
+    REPORT_STATUS = 1 << 18,
+    EN_MAC_ADDR_FILTER = 1 << 20,
+    EN_MNG2HOST = 1 << 21,
+    EN_IP_ADDR_FILTER = 1 << 22,
 ];
 
 const MDIC: &[Field] = fields![
@@ -213,6 +238,7 @@ pub fn of(reg: Reg) -> &'static [Field] {
         Reg::EERD => EERD,
         Reg::CTRL_EXT => CTRL_EXT,
         Reg::MDIC => MDIC,
+        Reg::MANC => MANC,
         Reg::LEDCTL => LEDCTL,
         Reg::PBA => fields![RXA = 0xFFFF, TXA = 0xFFFF << 16],
         Reg::ICR | Reg::ICS | Reg::IMS | Reg::IMC => CAUSES,
