@@ -60,16 +60,16 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
             ensure!(said.matches("driver: e1000\n").count() == 2, "{said}");
             Ok("both with e1000".into())
         })
-        .check("traffic", |family| traffic(family))
+        .check("traffic", traffic)
         .check("selftest", |family| {
-            for nic in 0..FAMILY.len() {
-                selftest(family, nic).with_context(|| FAMILY[nic].0)?;
+            for (nic, (model, _)) in FAMILY.iter().enumerate() {
+                selftest(family, nic).context(*model)?;
             }
             traffic(family)
         })
         .check("eeprom", |family| {
             for (nic, (model, id)) in FAMILY.iter().enumerate() {
-                write_eeprom(family, nic, id).with_context(|| *model)?;
+                write_eeprom(family, nic, id).context(*model)?;
             }
             Ok("what ethtool -E writes is in the file".into())
         })
