@@ -27,6 +27,9 @@ use nic_emu_lab::Netns;
 pub use flood::Flood;
 pub use link::{ETHERTYPE, FRAME};
 
+/// Unless said otherwise: what frames wait in queues on the way takes a guest that is overloaded less.
+const SILENCE: Duration = Duration::from_millis(500);
+
 /// What is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -34,6 +37,8 @@ pub struct Load {
     pub rate: u32,
     /// For how long.
     pub duration: Duration,
+    /// How long a silence after the last frame was sent means that whatever is still missing is lost.
+    pub silence: Duration,
 }
 
 impl Load {
@@ -43,7 +48,16 @@ impl Load {
         Self {
             rate,
             duration: Duration::from_secs(seconds.into()),
+            silence: SILENCE,
         }
+    }
+
+    /// As long as `silence` may pass before what is missing counts as lost: for those who lose nothing, on a machine that is
+    /// busy with other things.
+    #[must_use]
+    pub fn patient(mut self, silence: Duration) -> Self {
+        self.silence = silence;
+        self
     }
 
     /// Frames in all.

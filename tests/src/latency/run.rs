@@ -16,9 +16,7 @@ use super::{Load, Trips};
 const WARM_UP: Duration = Duration::from_secs(20);
 /// How often such a frame is sent.
 const KNOCK: Duration = Duration::from_millis(50);
-/// After this long a silence, whatever is still missing is lost.
-const SILENCE: Duration = Duration::from_millis(500);
-/// How long frames may go on coming back once the last was sent.
+/// How long frames may go on coming back once the last was sent, beside the silence after them.
 const LATEST: Duration = Duration::from_secs(10);
 
 pub(super) fn run(link: &Link, load: &Load) -> Result<Trips> {
@@ -48,8 +46,8 @@ pub(super) fn run(link: &Link, load: &Load) -> Result<Trips> {
                 continue;
             }
             let sent_at = *sent_at.get_or_insert_with(Instant::now);
-            let silent = silent_since.max(sent_at).elapsed() > SILENCE;
-            if ledger.is_complete() || silent || sent_at.elapsed() > LATEST {
+            let silent = silent_since.max(sent_at).elapsed() > load.silence;
+            if ledger.is_complete() || silent || sent_at.elapsed() > LATEST + load.silence {
                 break;
             }
         }

@@ -319,7 +319,7 @@ fn quiet(vm: &mut Vm) -> Result<counters::Counters> {
 fn reflects(set: &mut Set) -> Result<String> {
     // Fewer than wait anywhere on the way, whoever has the processors meanwhile.
     const FRAMES: u64 = 200;
-    let load = Load::new(FRAMES as u32, 1);
+    let load = Load::new(FRAMES as u32, 1).patient(Duration::from_secs(20));
     let wire = set.host.wire(0);
     let (host, own) = (wire.first().v4, wire.second().v4);
     let echo = reflector::udp_echo(&mut set.vm, set.host.netns(), host, own)?;
