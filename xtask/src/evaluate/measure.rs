@@ -22,9 +22,6 @@ const PINGS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(500);
 /// UDP echoes a second: one is back long before the next one leaves.
 const UDP_RATE: u32 = 500;
-/// In how many rounds events are counted. QEMU's log of accesses slows the guest down, so that is done apart from
-/// everything else and takes time of its own; and what a frame costs differs little from round to round.
-const COUNTED_ROUNDS: u32 = 3;
 /// Width of the buckets of a stored histogram, as a ratio.
 const BUCKET: f64 = 1.04;
 
@@ -41,7 +38,7 @@ impl Measure {
     /// Boots a guest on this NIC and measures.
     pub(super) fn run(&self, nic: Contestant, round: u32, attempt: u32) -> Result<Run> {
         let maker = nic.maker(self.settings.busy_poll_us);
-        let counted = round < COUNTED_ROUNDS;
+        let counted = round < self.settings.counted_rounds;
         let trace = Trace::new()?;
         let boot = Stage::boot(&self.lab, self.suite, self.accel, &maker, trace.arguments());
         let mut stage = boot.context("the guest does not boot")?;
@@ -72,7 +69,7 @@ impl Measure {
         }
         drop(stage);
 
-        let bare = if nic.is_82540em() {
+        let bare = if self.settings.bare && nic.is_82540em() {
             let before = CpuTime::now();
             let mut bare = self.bare(&maker).context("bare guest")?;
             steal = steal.max(CpuTime::now().steal_percent_since(before));

@@ -38,6 +38,10 @@ pub(crate) struct Settings {
     /// Seconds of each of these.
     pub(crate) rate_seconds: u32,
     pub(crate) nics: Vec<Contestant>,
+    /// Rounds in which events are counted.
+    pub(crate) counted_rounds: u32,
+    /// Whether the guest without an operating system runs, too.
+    pub(crate) bare: bool,
     pub(crate) busy_poll_us: u32,
     /// `tcg` or `kvm`.
     pub(crate) accel: String,

@@ -19,7 +19,9 @@ enum Bound {
 }
 
 impl Bound {
+    /// Judged as it is written: two frames fewer of 80 000 are as many.
     fn holds(self, value: f64) -> bool {
+        let value = (value * 100.0).round() / 100.0;
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
@@ -144,6 +146,7 @@ mod tests {
         assert!(verdict(least, &[1.3, 1.4, 1.5]).ends_with("| reached in every round |"));
         assert!(verdict(least, &[1.2, 1.4, 1.5]).ends_with("| reached in the median |"));
         assert!(verdict(least, &[1.2, 1.29, 1.5]).ends_with("| **missed** |"));
+        assert!(verdict(least, &[1.299, 1.299, 1.3]).ends_with("| reached in every round |"));
         let most = Bound::AtMost(1.15);
         assert!(verdict(most, &[1.0, 1.1, 1.15]).ends_with("| reached in every round |"));
         assert!(verdict(most, &[1.0, 1.16, 1.2]).ends_with("| **missed** |"));
