@@ -31,6 +31,8 @@ const FIGURES: &str = "evaluation.json";
 /// Where they are until then.
 const UNFINISHED: &str = "unfinished.json";
 
+/// How often a run with much stolen time is made at most.
+const ATTEMPTS: u32 = 3;
 /// In how many rounds events are counted. QEMU's log of accesses slows the guest down, so that is done apart from
 /// everything else and takes time of its own; and what a frame costs differs little from round to round.
 const COUNTED_ROUNDS: u32 = 3;
@@ -128,6 +130,7 @@ impl Options {
                 COUNTED_ROUNDS.min(rounds)
             },
             bare: !self.quick,
+            attempts: if self.quick { 1 } else { ATTEMPTS },
             rounds,
             seconds,
             rates,
@@ -375,10 +378,7 @@ fn told(run: &Run) -> String {
         );
     }
     if run.steal_percent > STEAL_LIMIT {
-        text += &format!(
-            "; {:.1} % of the time was stolen, once more",
-            run.steal_percent
-        );
+        text += &format!("; {:.1} % of the time was stolen", run.steal_percent);
     }
     text
 }

@@ -14,8 +14,6 @@ use super::contestant::Contestant;
 const FORMAT: u32 = 1;
 /// Beyond this share of stolen time a run tells more about the neighbours than about the NIC.
 pub(crate) const STEAL_LIMIT: f64 = 5.0;
-/// How often a run with more is made at most.
-pub(crate) const ATTEMPTS: u32 = 3;
 
 /// All of an evaluation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +36,8 @@ pub(crate) struct Settings {
     /// Seconds of each of these.
     pub(crate) rate_seconds: u32,
     pub(crate) nics: Vec<Contestant>,
+    /// How often a run with much stolen time is made at most.
+    pub(crate) attempts: u32,
     /// Rounds in which events are counted.
     pub(crate) counted_rounds: u32,
     /// Whether the guest without an operating system runs, too.
@@ -255,7 +255,7 @@ impl Evaluation {
         let (count, fine) = made.fold((0, false), |(count, fine), run| {
             (count + 1, fine || run.steal_percent <= STEAL_LIMIT)
         });
-        (!fine && count < ATTEMPTS).then_some(count + 1)
+        (!fine && count < self.settings.attempts).then_some(count + 1)
     }
 
     /// The runs that count of a NIC, by round.

@@ -15,6 +15,7 @@ fn settings(nics: &[Contestant]) -> Settings {
         rates: vec![1000, 10_000],
         rate_seconds: 1,
         nics: nics.to_vec(),
+        attempts: 3,
         counted_rounds: 2,
         bare: true,
         busy_poll_us: 1000,
