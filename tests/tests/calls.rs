@@ -1,0 +1,171 @@
+//! What a frame costs the daemon in system calls: one of its own, and a few for the batch that it comes in.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use guest_driver::e1000::{Config, E1000, Offload};
+use guest_driver::regs::cause;
+use guest_driver::socket::Socket;
+use guest_driver::{Bus, desc, packet};
+use nic_emu_lab::{Lab, Netns};
+use nic_emu_tests::calls::{Calls, Traced, between};
+use nic_emu_tests::host::namespace;
+use nic_emu_tests::inside::inside;
+use nic_emu_tests::{Daemon, DaemonBuilder, Wire, is_root};
+
+const WIRE: Wire = Wire(0);
+const MAC: &str = "52:54:00:12:34:56";
+/// What a batch costs beside its frames: the doorbell or a last look at the TAP, the interrupt, and going to sleep again.
+const PER_BATCH: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A daemon under observation, a driver without a guest, and the host's side of the TAP.
+struct Rig {
+    driver: E1000<Socket>,
+    traced: Traced,
+    to_guest: UdpSocket,
+    // In this order: the daemon, then its namespace.
+    daemon: Daemon,
+    _netns: Netns,
+}
+
+fn rig() -> Result<Rig> {
+    let netns = namespace(&Lab::open()?)?;
+    let (tap, host, guest) = (WIRE.tap(), WIRE.first().v4, WIRE.second().v4);
+    netns.ip(&format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
+    // Nobody but us is to send anything.
+    inside(netns.name(), || {
+        let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", WIRE.tap());
+        fs::write(&path, "1").with_context(|| path.clone())
+    })?;
+    netns.ip(&format!("addr add {host}/24 dev {tap}"))?;
+    netns.ip(&format!("link set {tap} up"))?;
+    netns.ip(&format!(
+        "neigh add {guest} lladdr {MAC} dev {tap} nud permanent"
+    ))?;
+    let daemon = DaemonBuilder::new()?
+        .nic(&format!("net=tap,ifname={tap},mac={MAC}"))
+        .start(Some(&netns))?;
+    let config = Config {
+        tx_count: 128,
+        rx_count: 128,
+        ..Config::default()
+    };
+    let bus = Socket::connect(daemon.socket(0))?;
+    let mut driver = E1000::start(bus, config).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    driver.enable_interrupts(cause::TXDW | cause::RXT0);
+    let to_guest = inside(netns.name(), || Ok(UdpSocket::bind((WIRE.first().v4, 0))?))?;
+    to_guest.connect((guest, 9))?;
+    let traced = Traced::new(daemon.pid())?;
+    Ok(Rig {
+        driver,
+        traced,
+        to_guest,
+        daemon,
+        _netns: netns,
+    })
+}
+
+impl Rig {
+    /// Acknowledges interrupts, so that the next one is a new one, and waits until the daemon sleeps.
+    fn quiet(&mut self) -> Result<Calls> {
+        self.driver.causes();
+        self.driver.bus.interrupt();
+        self.driver.bus.settle();
+        self.traced.asleep()
+    }
+
+    /// Sends frames by one doorbell; returns what they cost.
+    fn transmit(&mut self, count: usize) -> Result<Calls> {
+        let before = self.quiet()?;
+        let frame = packet::plain([2; 6], self.driver.mac, 60, 1);
+        for _ in 0..count {
+            ensure!(self.driver.queue(&frame, Offload::None), "no room");
+        }
+        self.driver.tx.kick(&mut self.driver.bus);
+        ensure!(self.driver.flush(PATIENCE.as_nanos() as u64), "not sent");
+        Ok(between(&before, &self.traced.asleep()?))
+    }
+
+    /// Has frames wait in the TAP while the daemon is held, and returns what they cost.
+    fn receive(&mut self, count: u32) -> Result<Calls> {
+        let before = self.quiet()?;
+        self.traced.hold(true);
+        for _ in 0..count {
+            self.to_guest.send(&[0; 1000])?;
+        }
+        self.traced.hold(false);
+        let ring = &self.driver.rx;
+        let last = (ring.clean + count - 1) % ring.count;
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_arrived(last) {
+            ensure!(
+                Instant::now() < deadline,
+                "not received: {}",
+                self.daemon.log()
+            );
+            self.driver.bus.wait(20_000);
+        }
+        let cost = between(&before, &self.traced.asleep()?);
+        let mut buffer = [0; 2048];
+        for _ in 0..count {
+            let frame = self
+                .driver
+                .receive(&mut buffer)
+                .context("a frame is missing")?;
+            ensure!(
+                frame.len == 1000 + 42,
+                "a stranger's frame of {} bytes",
+                frame.len
+            );
+        }
+        Ok(cost)
+    }
+    /// Whether the frame of this descriptor is in the guest's memory.
+    fn has_arrived(&mut self, descriptor: u32) -> bool {
+        let desc = self.driver.rx.read(&mut self.driver.bus, descriptor);
+        desc::RxStatus::from(desc).status & desc::RX_DD != 0
+    }
+}
+
+fn of(calls: &Calls, name: &str) -> u64 {
+    calls.get(name).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_frame_costs_one_system_call_and_a_batch_a_few() -> Result<()> {
+    if !is_root() {
+        eprintln!("skipped: needs root");
+        return Ok(());
+    }
+    let mut rig = rig()?;
+    rig.transmit(1)?;
+    rig.receive(1)?;
+    for count in [1, 8, 64, 100] {
+        let cost = rig.transmit(count)?;
+        let frames = count as u64;
+        assert_eq!(of(&cost, "write tun"), frames, "{cost:?}");
+        assert_eq!(of(&cost, "write eventfd"), 1, "{count} sent: {cost:?}");
+        assert!(
+            cost.values().sum::<u64>() <= frames + PER_BATCH,
+            "{count} sent: {cost:?}"
+        );
+    }
+    for count in [1, 8, 64, 100] {
+        let cost = rig.receive(count)?;
+        let frames = u64::from(count);
+        assert_eq!(
+            of(&cost, "read tun"),
+            frames + 1,
+            "{count} received: {cost:?}"
+        );
+        assert_eq!(of(&cost, "write eventfd"), 1, "{count} received: {cost:?}");
+        assert!(
+            cost.values().sum::<u64>() <= frames + PER_BATCH,
+            "{count} received: {cost:?}"
+        );
+    }
+    Ok(())
+}
