@@ -71,7 +71,7 @@ impl Traced {
         Ok(Self { seen })
     }
 
-    /// What was called until now, as soon as every event loop of the program sleeps.
+    /// What was called until now, as soon as every event loop of the program sleeps without a deadline.
     ///
     /// # Errors
     /// They do not go to sleep, or the program has ended.
@@ -177,7 +177,9 @@ impl Tracer {
             let entry = unsafe { info.u.entry };
             let name = self.name(entry.nr as i64, entry.args[0]);
             if name == "epoll_wait" {
-                state.asleep.insert(tid, true);
+                // A look is none: it has a timeout, be it of nothing, which a sleep without end has not.
+                let sleeps = entry.nr as i64 != libc::SYS_epoll_pwait2 || entry.args[3] == 0;
+                state.asleep.insert(tid, sleeps);
             }
             *state.calls.entry(name.clone()).or_default() += 1;
             self.inside.insert(tid, name);

@@ -1,12 +1,14 @@
-//! What a frame costs the daemon in system calls: one of its own, and a few for the batch that it comes in.
+//! What a frame costs the daemon in system calls: one of its own, and a few for the batch that it comes in. And that
+//! it does nothing without a reason.
 
 use std::fs;
 use std::net::UdpSocket;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use guest_driver::e1000::{Config, E1000, Offload};
-use guest_driver::regs::cause;
+use guest_driver::regs::{RCTL, cause};
 use guest_driver::socket::Socket;
 use guest_driver::{Bus, desc, packet};
 use nic_emu_lab::{Lab, Netns};
@@ -20,6 +22,8 @@ const MAC: &str = "52:54:00:12:34:56";
 /// What a batch costs beside its frames: the doorbell or a last look at the TAP, the interrupt, and going to sleep again.
 const PER_BATCH: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long nothing may happen.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A daemon under observation, a driver without a guest, and the host's side of the TAP.
 struct Rig {
@@ -31,7 +35,8 @@ struct Rig {
     _netns: Netns,
 }
 
-fn rig() -> Result<Rig> {
+/// A namespace with our side of the TAP, and a daemon on it that is run with these options.
+fn daemon(options: &[&str]) -> Result<(Netns, Daemon)> {
     let netns = namespace(&Lab::open()?)?;
     let (tap, host, guest) = (WIRE.tap(), WIRE.first().v4, WIRE.second().v4);
     netns.ip(&format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
@@ -47,7 +52,15 @@ fn rig() -> Result<Rig> {
     ))?;
     let daemon = DaemonBuilder::new()?
         .nic(&format!("net=tap,ifname={tap},mac={MAC}"))
+        // Nobody but NICs has anything to do.
+        .args(&["--control", "none"])
+        .args(options)
         .start(Some(&netns))?;
+    Ok((netns, daemon))
+}
+
+fn rig(options: &[&str]) -> Result<Rig> {
+    let (netns, daemon) = daemon(options)?;
     let config = Config {
         tx_count: 128,
         rx_count: 128,
@@ -57,7 +70,7 @@ fn rig() -> Result<Rig> {
     let mut driver = E1000::start(bus, config).map_err(|error| anyhow::anyhow!("{error:?}"))?;
     driver.enable_interrupts(cause::TXDW | cause::RXT0);
     let to_guest = inside(netns.name(), || Ok(UdpSocket::bind((WIRE.first().v4, 0))?))?;
-    to_guest.connect((guest, 9))?;
+    to_guest.connect((WIRE.second().v4, 9))?;
     let traced = Traced::new(daemon.pid())?;
     Ok(Rig {
         driver,
@@ -140,7 +153,7 @@ fn a_frame_costs_one_system_call_and_a_batch_a_few() -> Result<()> {
         eprintln!("skipped: needs root");
         return Ok(());
     }
-    let mut rig = rig()?;
+    let mut rig = rig(&[])?;
     rig.transmit(1)?;
     rig.receive(1)?;
     for count in [1, 8, 64, 100] {
@@ -168,4 +181,57 @@ fn a_frame_costs_one_system_call_and_a_batch_a_few() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Nothing in all this time, which nobody has to be awake for.
+fn nothing(traced: &Traced, what: &str) -> Result<()> {
+    let before = traced.asleep()?;
+    thread::sleep(QUIET);
+    let cost = between(&before, &traced.asleep()?);
+    ensure!(cost.is_empty(), "{what}: {cost:?}");
+    Ok(())
+}
+
+#[test]
+fn idle_it_does_nothing_at_all() -> Result<()> {
+    if !is_root() {
+        eprintln!("skipped: needs root");
+        return Ok(());
+    }
+    let (_netns, lonely) = daemon(&["--busy-poll", "1000"])?;
+    nothing(&Traced::new(lonely.pid())?, "without a hypervisor")?;
+
+    let mut rig = rig(&[])?;
+    rig.quiet()?;
+    nothing(&rig.traced, "with one that asks nothing")?;
+    rig.transmit(10)?;
+    rig.receive(10)?;
+    rig.quiet()?;
+    nothing(&rig.traced, "after traffic")?;
+    // A receiver that is off: what the network sends is nobody's business.
+    rig.driver.bus.write32(RCTL, 0);
+    rig.quiet()?;
+    rig.to_guest.send(&[0; 1000])?;
+    nothing(&rig.traced, "with the receiver off")
+}
+
+#[test]
+fn with_busy_poll_it_stays_awake_for_its_time_and_then_sleeps() -> Result<()> {
+    if !is_root() {
+        eprintln!("skipped: needs root");
+        return Ok(());
+    }
+    let mut rig = rig(&["--busy-poll", "100000"])?;
+    let before = rig.quiet()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // It looks again at least once, unless it does not get a processor for all of its time.
+        rig.driver.bus.settle();
+        let cost = between(&before, &rig.traced.asleep()?);
+        if of(&cost, "sched_yield") > 0 {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "it did not look again: {cost:?}");
+    }
+    nothing(&rig.traced, "after its time awake")
 }
