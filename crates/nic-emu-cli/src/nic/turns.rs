@@ -20,7 +20,8 @@ impl Turns {
         }
         // As often as others come, which takes each of them much longer than this does.
         loop {
-            self.0.store(TAKEN, SeqCst);
+            // A swap, not a store: it sees what was done before the mark that it wipes.
+            self.0.swap(TAKEN, SeqCst);
             work();
             if self.0.compare_exchange(TAKEN, FREE, SeqCst, SeqCst).is_ok() {
                 return;
