@@ -13,6 +13,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// The first release with the vfio-user client.
 const OLDEST: (u32, u32) = (10, 1);
 
+/// Where a QEMU's firmware and ROMs are.
+const FOLDERS: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
+
 /// A QEMU that has the vfio-user client.
 #[derive(Clone, Debug)]
 pub struct Qemu {
@@ -38,7 +41,7 @@ impl Qemu {
         let mut command = tree
             .command(PROGRAM)
             .unwrap_or_else(|_| Command::new(PROGRAM));
-        for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+        for firmware in FOLDERS {
             command.arg("-L").arg(root.join(firmware));
         }
         command.env(
@@ -67,6 +70,23 @@ impl Qemu {
             Source::System => None,
             Source::Unpacked(tree) => Some(tree.root().to_owned()),
         }
+    }
+
+    /// Where one of the files lies that come with it, such as `pxe-e1000.rom`.
+    ///
+    /// # Errors
+    /// [`Error::NotInPackage`].
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let root = self.root().unwrap_or_else(|| PathBuf::from("/"));
+        FOLDERS
+            .iter()
+            .map(|folder| root.join(folder).join(name))
+            .find(|path| path.exists())
+            .ok_or_else(|| Error::NotInPackage {
+                what: name.into(),
+                set: "QEMU".into(),
+                dir: root.clone(),
+            })
     }
 
     fn probe(source: Source) -> Result<Option<Self>> {

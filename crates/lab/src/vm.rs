@@ -29,6 +29,7 @@ pub struct VmBuilder {
     lab: Lab,
     suite: Suite,
     dpdk: bool,
+    by_firmware: bool,
     memory_mib: u32,
     cpus: u32,
     accel: Accel,
@@ -48,6 +49,7 @@ impl VmBuilder {
             lab,
             suite,
             dpdk: false,
+            by_firmware: false,
             memory_mib: 512,
             cpus: 1,
             accel: Accel::default(),
@@ -66,6 +68,14 @@ impl VmBuilder {
     #[must_use]
     pub fn dpdk(mut self) -> Self {
         self.dpdk = true;
+        self
+    }
+
+    /// Leaves it to the firmware to find a kernel, such as on the network. The guest is up once that is one of the lab's
+    /// with its image and the arguments of [`VmBuilder::append`].
+    #[must_use]
+    pub fn by_firmware(mut self) -> Self {
+        self.by_firmware = true;
         self
     }
 
@@ -172,11 +182,13 @@ impl VmBuilder {
         let run = RunDir::new()?;
         let mut qemu = self.lab.qemu()?.command();
         qemu.args(self.machine_arguments());
-        qemu.arg("-kernel")
-            .arg(kernel.vmlinux())
-            .arg("-initrd")
-            .arg(initrd);
-        qemu.arg("-append").arg(self.append());
+        if !self.by_firmware {
+            qemu.arg("-kernel")
+                .arg(kernel.vmlinux())
+                .arg("-initrd")
+                .arg(initrd);
+            qemu.arg("-append").arg(self.append());
+        }
         let socket = |name: &str| format!("unix:{}", run.path(name).display());
         qemu.arg("-serial")
             .arg(format!("file:{}", run.path("console").display()));
@@ -221,7 +233,9 @@ impl VmBuilder {
         arguments
     }
 
-    fn append(&self) -> String {
+    /// The arguments that the guest's kernel gets.
+    #[must_use]
+    pub fn append(&self) -> String {
         let mut append = KERNEL_ARGUMENTS.to_owned();
         if !self.autoload {
             append.push_str(" lab.autoload=0");

@@ -116,6 +116,10 @@ pub struct Serve {
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
 
+    /// An expansion ROM for the guest's firmware, such as iPXE's for 8086:100e.
+    #[arg(long, value_name = "FILE")]
+    rom: Option<PathBuf>,
+
     /// One NIC by flat keys; may be repeated for several NICs in one process. See below.
     #[arg(long, value_name = "KEY=VALUE,...")]
     nic: Vec<String>,
@@ -180,6 +184,7 @@ Keys of --nic:
   net=switch            switch=NAME joins the two NICs of this process that name the same switch
   net=null              frames vanish
   model=e1000           which NIC the guest sees
+  rom=FILE              an expansion ROM for the guest's firmware, such as iPXE's for 8086:100e
   eeprom=FILE           keeps what the guest writes to its EEPROM; made if it is not there
   msi=on                offers the guest interrupts by message
   mac=52:54:00:12:34:56 its address
@@ -243,6 +248,12 @@ impl Serve {
                 .to_str()
                 .ok_or_else(|| UsageError("--socket-path is not UTF-8".into()))?;
             keys.add("socket-path", path)?;
+        }
+        if let Some(rom) = &self.rom {
+            let rom = rom
+                .to_str()
+                .ok_or_else(|| UsageError("--rom is not UTF-8".into()))?;
+            keys.add("rom", rom)?;
         }
         if let Some(fd) = self.fd {
             keys.add("fd", &fd.to_string())?;

@@ -29,6 +29,7 @@ impl Capabilities {
                 "nic",
                 "socket-mode",
                 "socket-group",
+                "rom",
                 "pcap",
                 "fault",
                 "control",

@@ -25,6 +25,8 @@ pub struct NicConfig {
     pub net: Net,
     /// The file that holds its EEPROM; without one it is new each time.
     pub eeprom: Option<PathBuf>,
+    /// The expansion ROM that the guest's firmware finds.
+    pub rom: Option<PathBuf>,
     /// The MSI capability is there.
     pub msi: bool,
     /// What happens to frames that come faster than the guest takes them.
@@ -83,7 +85,7 @@ pub struct Fault {
     pub seed: u64,
 }
 
-const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
+const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, rom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
                     with net=tap also ifname, tap-fd, ip, bridge, offload, and with net=switch also switch";
 
 impl NicConfig {
@@ -118,6 +120,7 @@ impl NicConfig {
             "the address of one station, such as 52:54:00:12:34:56",
         )?;
         let eeprom = keys.take("eeprom").map(PathBuf::from);
+        let rom = keys.take("rom").map(PathBuf::from);
         let msi = keys.take_switch("msi", false)?;
         let net = Net::from_keys(&mut keys)?;
         let rx_overrun = match keys.take("rx-overrun").as_deref() {
@@ -138,6 +141,7 @@ impl NicConfig {
             mac,
             net,
             eeprom,
+            rom,
             msi,
             rx_overrun,
             pcap,
@@ -293,7 +297,7 @@ mod tests {
     #[test]
     fn all_keys_are_understood() {
         let config = nic("socket-path=/run/nic0.sock,net=tap,ifname=tap0,ip=10.1.0.1/24,bridge=br0,offload=off,\
-                          mac=52:54:00:12:34:56,model=e1000-82545em,eeprom=/var/lib/a.bin,msi=on,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
+                          mac=52:54:00:12:34:56,model=e1000-82545em,eeprom=/var/lib/a.bin,rom=/usr/lib/a.rom,msi=on,rx-overrun=drop,pcap=/tmp/a.pcap,fault-loss=0.5,fault-delay=250us,\
                           fault-seed=7")
         .unwrap();
         assert_eq!(config.listen, Listen::Path("/run/nic0.sock".into()));
@@ -311,6 +315,7 @@ mod tests {
         assert_eq!(config.mac.unwrap().to_string(), "52:54:00:12:34:56");
         assert_eq!(config.model, Model::E1000_82545Em);
         assert_eq!(config.eeprom, Some("/var/lib/a.bin".into()));
+        assert_eq!(config.rom, Some("/usr/lib/a.rom".into()));
         assert!(config.msi && !nic("fd=3,net=null,msi=off").unwrap().msi);
         assert_eq!(config.rx_overrun, Overrun::Drop);
         assert_eq!(config.pcap, Some("/tmp/a.pcap".into()));

@@ -12,10 +12,13 @@ use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Region, 
 
 use crate::eeprom::EepromFile;
 use crate::nic::{Joint, SavedQueues};
+use crate::rom::Rom;
 
 /// The control of an 82540EM behind a vfio-user server.
 pub(crate) struct Engine {
     control: Control,
+    /// What the guest's firmware may run.
+    rom: Option<Rom>,
     /// Where the queues hear what register writes ask of them.
     joint: Arc<Joint>,
     /// Where the EEPROM is kept.
@@ -30,9 +33,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(control: Control, joint: Arc<Joint>) -> Self {
+    pub(crate) fn new(control: Control, rom: Option<Rom>, joint: Arc<Joint>) -> Self {
         Self {
             control,
+            rom,
             joint,
             eeprom: None,
             now: Time(0),
@@ -58,8 +62,8 @@ impl Engine {
     }
 
     /// The device that a hypervisor sees.
-    pub(crate) fn device(control: &Control) -> Device {
-        describe(control.pci())
+    pub(crate) fn device(control: &Control, rom: Option<&Rom>) -> Device {
+        describe(control.pci(), rom)
     }
 
     /// Sets the time at which all that follows happens.
@@ -108,8 +112,13 @@ impl Engine {
 
 impl Handler for Engine {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
-        if let Region::Bar(bar) = region {
-            self.control.read(bar, offset, data, self.now);
+        match region {
+            Region::Bar(bar) => self.control.read(bar, offset, data, self.now),
+            Region::Rom => {
+                if let Some(rom) = &self.rom {
+                    rom.read(offset, data);
+                }
+            }
         }
     }
 
@@ -189,7 +198,7 @@ impl Migration for Engine {
 }
 
 /// The PCI function of a model in the words of vfio-user.
-fn describe(function: &pci::Function) -> Device {
+fn describe(function: &pci::Function, rom: Option<&Rom>) -> Device {
     let id = &function.identity;
     let mut device = Device::builder()
         .ids(id.vendor, id.device)
@@ -213,6 +222,9 @@ fn describe(function: &pci::Function) -> Device {
         let bytes = [&[capability.id, 0], capability.bytes].concat();
         let writable = [&[0, 0], capability.writable].concat();
         device = device.capability(capability.offset, &bytes, &writable);
+    }
+    if let Some(rom) = rom {
+        device = device.rom(rom.size());
     }
     if let Some(offset) = function.msi {
         device = device.at(offset.into()).msi(1);

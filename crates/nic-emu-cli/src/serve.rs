@@ -22,6 +22,7 @@ use crate::mac::MacAddr;
 use crate::net::Backends;
 use crate::nic::{Nic, Report};
 use crate::operator::{self, Server, Watched};
+use crate::rom::Rom;
 use crate::shards::{PARTS, Shards};
 use crate::summary;
 
@@ -162,7 +163,8 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             }
             files.push(file.path().to_owned());
         }
-        let mut nic = Nic::of(name, &model, listener, backend).overrun(config.rx_overrun);
+        let rom = config.rom.as_deref().map(Rom::load).transpose()?;
+        let mut nic = Nic::of(name, &model, rom, listener, backend).overrun(config.rx_overrun);
         if let Some(file) = eeprom {
             if config.mac.is_some_and(|mac| mac != nic.mac()) {
                 let (name, kept, file) = (nic.name(), nic.mac(), file.path().display());

@@ -68,6 +68,9 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | ROC, RJC | ROC does not speak of the CRC, RJC is for a bad one | the family's later manuals: ROC with a good CRC | ROC good, RJC bad |
 | CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
 | VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all | in its last, as for other packets |
+| RXCSUM after reset | TUOFL 0 | DPDK offers TCP and UDP checksums, sets IPOFL only and leaves TUOFL as it finds it | 0, so DPDK hears of IP's only |
+| VLE while CTRL.VME is off | no tag | DPDK sets VLE, but VME only where it strips tags | no tag |
+| interrupts for a user's driver | | DPDK asks vfio for MSI-X even of a part that has none; `--vfio-intr=legacy` takes INTx | INTx |
 | a pause frame when RFCE is off | its counters depend on RCTL.EN only | | counted, and goes on to the filters |
 | an XOFF while the receive FIFO stays above FCRTH | sent once; later parts have a register for when to send it again | Linux sets FCTTV to the most | again when half of the announced time is over |
 | destination, type and source of pause frames sent | FCAL, FCAH and FCT | Linux, FreeBSD and DPDK set them to what IEEE 802.3 says | FCAL, FCAH, FCT, and receive address 0 |

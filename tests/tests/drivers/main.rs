@@ -1,6 +1,7 @@
 //! Drivers that are not Linux's own, each on the same model, in real guests.
 
 mod dpdk;
+mod ipxe;
 #[path = "../vm/stage.rs"]
 mod stage;
 mod testpmd;
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let trials = dpdk::checks(&lab);
+    let mut trials = dpdk::checks(&lab);
+    if nic_emu_tests::is_root() {
+        trials.extend(ipxe::checks(&lab));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -31,6 +31,7 @@ use crate::eeprom::EepromFile;
 use crate::engine::Engine;
 use crate::loopback;
 use crate::mac::MacAddr;
+use crate::rom::Rom;
 use crate::shard::{Door, Shard};
 pub(crate) use asked::ControlAnswer;
 use control::Control;
@@ -176,25 +177,26 @@ impl Nic {
         listener: Listener,
         backend: impl Into<Backend>,
     ) -> Self {
-        Self::of(name, &e1000::Config::new(mac.0), listener, backend)
+        Self::of(name, &e1000::Config::new(mac.0), None, listener, backend)
     }
 
     /// As [`new`](Self::new), of any model.
     pub fn of(
         name: String,
         model: &e1000::Config,
+        rom: Option<Rom>,
         listener: Listener,
         backend: impl Into<Backend>,
     ) -> Self {
         let (control, tx, rx) = e1000::new(model);
         let backend = backend.into();
         let mac = MacAddr(control.mac());
-        let server = Server::new(listener, Engine::device(&control));
+        let server = Server::new(listener, Engine::device(&control, rom.as_ref()));
         let (published, irqs) = (server.mem(), server.irqs());
         let shared = control.shared().clone();
         let joint = Joint::new(name, backend.name, backend.counters, shared, irqs);
         let joint = Arc::new(joint);
-        let engine = Engine::new(control, joint.clone());
+        let engine = Engine::new(control, rom, joint.clone());
         let (entrance, exit) = loopback::ring();
         let tx = TxPart::new(joint.clone(), tx, backend.tx, entrance, published.clone());
         let rx = RxPart::new(joint.clone(), rx, backend.rx, exit, published);
