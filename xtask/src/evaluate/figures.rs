@@ -5,7 +5,7 @@ use super::svg::{Anchor, Scale, Sheet, plain};
 
 const WIDTH: f64 = 860.0;
 /// Where the pictures' scales begin, right of the names, and end.
-const LEFT: f64 = 200.0;
+const LEFT: f64 = 222.0;
 const RIGHT: f64 = WIDTH - 70.0;
 const TOP: f64 = 92.0;
 
@@ -164,7 +164,7 @@ impl Distribution<'_> {
     /// Draws it.
     pub(crate) fn draw(&self) -> String {
         const LEFT: f64 = 70.0;
-        const RIGHT: f64 = WIDTH - 225.0;
+        const RIGHT: f64 = WIDTH - 240.0;
         const TOP: f64 = 88.0;
         const BOTTOM: f64 = 418.0;
         let mut sheet = Sheet::new(WIDTH, BOTTOM + 52.0, self.title, self.subtitle);
