@@ -1,4 +1,4 @@
-//! How the image is linked: for no operating system, by a script of its own.
+//! How the images are linked: for no operating system, by a script of their own.
 
 fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/image.ld");
@@ -12,6 +12,8 @@ fn main() {
         "-Wl,-z,noexecstack",
         &format!("-Wl,-T,{script}"),
     ] {
-        println!("cargo::rustc-link-arg-bin=bare-guest={argument}");
+        for image in ["bare-guest", "peer-guest"] {
+            println!("cargo::rustc-link-arg-bin={image}={argument}");
+        }
     }
 }

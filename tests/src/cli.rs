@@ -60,17 +60,32 @@ pub fn instructions(workspace: &Path) -> Result<PathBuf> {
 pub fn bare_guest() -> Result<&'static Path> {
     static BUILT: Built = OnceLock::new();
     named_or_built(&BUILT, "NIC_EMU_BARE_GUEST", || {
-        let build = |flags: &str| {
-            let mut build = cargo();
-            build.args(["build", "--package", "bare-guest", "--features", "image"]);
-            // With a target of its own name, flags do not reach build scripts.
-            build.args(["--profile", "bare", "--target", "x86_64-unknown-linux-gnu"]);
-            build.env("CARGO_ENCODED_RUSTFLAGS", flags);
-            executable(build, "bare-guest")
-        };
-        // Without SSE it also runs where KVM interprets its guest. Compilers warn that they may refuse that some day.
-        build("-Ctarget-feature=-sse").or_else(|_| build(""))
+        image("bare-guest", "image")
     })
+}
+
+/// The same with a driver that others wrote, which is under the GPL: for use here, to be handed to nobody. It is built
+/// now, once per process, unless `NIC_EMU_PEER_GUEST` names it.
+///
+/// # Errors
+/// It does not build.
+pub fn peer_guest() -> Result<&'static Path> {
+    static BUILT: Built = OnceLock::new();
+    named_or_built(&BUILT, "NIC_EMU_PEER_GUEST", || image("peer-guest", "peer"))
+}
+
+fn image(name: &str, feature: &str) -> Result<PathBuf> {
+    let build = |flags: &str| {
+        let mut build = cargo();
+        build.args(["build", "--package", "bare-guest", "--bin", name]);
+        build.args(["--features", feature]);
+        // With a target of its own name, flags do not reach build scripts.
+        build.args(["--profile", "bare", "--target", "x86_64-unknown-linux-gnu"]);
+        build.env("CARGO_ENCODED_RUSTFLAGS", flags);
+        executable(build, name)
+    };
+    // Without SSE it also runs where KVM interprets its guest. Compilers warn that they may refuse that some day.
+    build("-Ctarget-feature=-sse").or_else(|_| build(""))
 }
 
 /// The UDP echo for guests, which needs no library there: built now, once per process.

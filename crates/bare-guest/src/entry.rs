@@ -252,7 +252,7 @@ extern "C" fn start(info: *const StartInfo) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn interrupted(vector: u8, frame: *const [u64; 4]) {
     // SAFETY: the processor has pushed at least five words there.
-    crate::interrupted(machine(), vector, unsafe { &*frame });
+    crate::image::interrupted(machine(), vector, unsafe { &*frame });
 }
 
 fn load_interrupt_table() {

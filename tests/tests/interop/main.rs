@@ -1,5 +1,5 @@
 //! Our side of vfio-user with QEMU as the other, without an operating system in between: a guest that is only the
-//! driver (`bare-guest`), and QEMU under qtest.
+//! driver (`bare-guest`, and `peer-guest` with one that others wrote), and QEMU under qtest.
 //!
 //! They run one after the other: two processors are soon busy.
 
@@ -9,6 +9,7 @@ mod hotplug;
 mod jobs;
 mod kvm;
 mod memory;
+mod peer;
 mod relay;
 mod running;
 mod tcg;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     trials.extend(crowd::checks(&lab));
     trials.extend(hotplug::checks(&lab));
     trials.extend(memory::checks(&lab));
+    trials.extend(peer::checks(&lab));
     trials.extend(kvm::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

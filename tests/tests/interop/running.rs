@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) counted: bool,
     /// QEMU may send writes without waiting for a reply, as it does by default.
     pub(crate) posted: bool,
+    /// The driver is the one that others wrote.
+    pub(crate) peer: bool,
 }
 
 impl Setup {
@@ -54,12 +56,17 @@ impl Setup {
             memory: Memory::Shared,
             counted: false,
             posted: true,
+            peer: false,
         }
     }
 
     /// Boots the guest with this command line and waits until it has brought its device up.
     pub(crate) fn start(self, lab: &Lab, command: &str) -> Result<Running> {
-        let builder = lab.bare(cli::bare_guest()?).accel(self.accel);
+        let image = match self.peer {
+            true => cli::peer_guest()?,
+            false => cli::bare_guest()?,
+        };
+        let builder = lab.bare(image).accel(self.accel);
         let builder = builder.memory(self.memory);
         if self.whose == Whose::Qemus {
             let socket = StreamSocket::new();

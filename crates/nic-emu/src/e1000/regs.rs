@@ -134,16 +134,16 @@ registers! {
     // Interrupt
     ICR      = 0x00C0, W1c, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt cause read: a read clears it";
     ITR      = 0x00C4, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "interrupt throttling, 256 ns";
-    ICS      = 0x00C8, W1s, Mac, 0, 0x0001_FFFF, Behaves, "L", "interrupt cause set; reads mirror ICR without clearing";
+    ICS      = 0x00C8, W1s, Mac, 0, 0x0001_FFFF, Behaves, "LC", "interrupt cause set; reads mirror ICR without clearing";
     IMS      = 0x00D0, W1s, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt mask set; reads give the mask";
-    IMC      = 0x00D8, Wo, Mac, 0, 0x0001_FFFF, Behaves, "LFDI", "interrupt mask clear";
+    IMC      = 0x00D8, Wo, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt mask clear";
 
     // Receive
     RCTL     = 0x0100, Rw, Mac, 0, 0x06DF_B3FF, Behaves, "LFDIC", "receive control";
     FCRTL    = 0x2160, Rw, Mac, 0, 0x8000_FFF8, Behaves, "LFD", "flow control receive threshold low";
     FCRTH    = 0x2168, Rw, Mac, 0, 0x0000_FFF8, Behaves, "LFD", "flow control receive threshold high";
     RDBAL    = 0x2800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "receive descriptor base low";
-    RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "receive descriptor base high";
+    RDBAH    = 0x2804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDI", "receive descriptor base high";
     RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "receive descriptor ring length, bytes";
     RDH      = 0x2810, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor head";
     RDT      = 0x2818, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor tail";
@@ -157,13 +157,13 @@ registers! {
     TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, Stored, "LFC", "transmit inter-packet gap";
     AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "adaptive inter-frame spacing throttle";
     TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "transmit descriptor base low";
-    TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDIC", "transmit descriptor base high";
+    TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDI", "transmit descriptor base high";
     TDLEN    = 0x3808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "transmit descriptor ring length, bytes";
     TDH      = 0x3810, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "transmit descriptor head";
     TDT      = 0x3818, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "transmit descriptor tail";
-    TIDV     = 0x3820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LF", "transmit interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    TIDV     = 0x3820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFC", "transmit interrupt delay, 1.024 us; bit 31 flushes and reads 0";
     TXDCTL   = 0x3828, Rw, Mac, 0, 0xFF3F_3F3F, Behaves, "LFDI", "transmit descriptor control";
-    TADV     = 0x382C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LF", "transmit interrupt absolute delay, 1.024 us";
+    TADV     = 0x382C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFC", "transmit interrupt absolute delay, 1.024 us";
     TSPMT    = 0x3830, Rw, Mac, 0, 0xFFFF_FFFF, Stored, "", "TSO pad and minimum threshold";
 
     // Filters
