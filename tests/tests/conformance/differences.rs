@@ -41,6 +41,7 @@ const NO_STATISTIC: &str = "some statistics read as 0 and are not counted";
 const NO_PORTS: &str = "I/O ports read as 0 and take nothing";
 const IPV6_LENGTH: &str = "writes an IPv6 payload length that counts the IPv6 header";
 const EMPTY_SEGMENT: &str = "sends the headers once more behind the last full segment";
+const ANY_CONTEXT: &str = "follows a context whatever the packet is, and sends what comes of it";
 const NO_PADDING: &str = "leaves short frames short";
 
 /// Where, which check, why.
@@ -170,6 +171,47 @@ pub(crate) const KNOWN_DIFFERENCES: &[(On, &str, &str)] = &[
     (On::Qemu, "segmentation::exact_multiple", EMPTY_SEGMENT),
     (On::Qemu, "segmentation::one_byte_segments", EMPTY_SEGMENT),
     (On::Qemu, "segmentation::counts_packets", NO_STATISTIC),
+    (On::Qemu, "udp_segmentation::over_ipv6", IPV6_LENGTH),
+    (On::Qemu, "udp_segmentation::exact_multiple", EMPTY_SEGMENT),
+    (On::Qemu, "ipv6_segmentation::behind_options", IPV6_LENGTH),
+    (
+        On::Qemu,
+        "ipv6_segmentation::udp_behind_options",
+        IPV6_LENGTH,
+    ),
+    (
+        On::Qemu,
+        "ipv6_segmentation::header_over_descriptors_of_ipv6",
+        IPV6_LENGTH,
+    ),
+    (
+        On::Qemu,
+        "ipv6_segmentation::tail_writes_in_between_of_ipv6",
+        IPV6_LENGTH,
+    ),
+    (
+        On::Qemu,
+        "ipv6_segmentation::exact_multiple_of_ipv6",
+        IPV6_LENGTH,
+    ),
+    (On::Qemu, "ipv6_segmentation::largest_packet", IPV6_LENGTH),
+    (On::Qemu, "segmentation_contexts::udp_for_tcp", ANY_CONTEXT),
+    (
+        On::Qemu,
+        "segmentation_contexts::ipv4_for_ipv6",
+        ANY_CONTEXT,
+    ),
+    (
+        On::Qemu,
+        "segmentation_contexts::ipv6_for_ipv4",
+        ANY_CONTEXT,
+    ),
+    (On::Qemu, "segmentation_contexts::cut_headers", ANY_CONTEXT),
+    (
+        On::Qemu,
+        "segmentation_contexts::empty_segments",
+        ANY_CONTEXT,
+    ),
     (On::Qemu, "receive::short_frames_are_padded", NO_PADDING),
     (On::Qemu, "receive::fcs_is_stored", NO_FCS),
     (On::Qemu, "receive::fcs_over_descriptors", NO_FCS),

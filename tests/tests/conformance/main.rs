@@ -12,6 +12,7 @@ mod pci;
 mod receive;
 mod registers;
 mod reset;
+mod segmentation;
 mod statistics;
 mod support;
 mod transmit;
@@ -76,6 +77,7 @@ fn checks() -> Vec<Check> {
         interrupts::all,
         transmit::all,
         offload::all,
+        segmentation::all,
         receive::all,
         filters::all,
         reset::all,

@@ -15,6 +15,8 @@ use crate::common::gso::{self, Layout};
 
 /// Longest frame that is not cut into segments, without FCS (8254x manual, 3.3.3: 16288 bytes of data).
 const MAX_FRAME: usize = 16288;
+/// EtherType of IPv4; what else can be cut up is IPv6.
+const IPV4: u16 = 0x0800;
 /// Frames up to this size are copied whole: it costs less than a piece of guest memory for the backend.
 const COPY_WHOLE: usize = 128;
 /// Bytes of a larger frame that are always copied: what a switch or a capture wants to see.
@@ -411,7 +413,8 @@ impl Packet {
             return None;
         }
         let proto = head.get_mut(..headers)?;
-        if gso::network_header(proto)?.0 != l3 || l4 <= l3 {
+        let (network, ethertype) = gso::network_header(proto)?;
+        if network != l3 || l4 <= l3 || context.ipv4 != (ethertype == IPV4) {
             return None;
         }
         let kind = match (context.tcp, context.ipv4) {
