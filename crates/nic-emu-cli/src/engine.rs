@@ -23,6 +23,8 @@ pub(crate) struct Engine {
     joint: Arc<Joint>,
     /// Where the EEPROM is kept.
     eeprom: Option<EepromFile>,
+    /// It could not be kept there the last time, which has been said.
+    eeprom_failed: bool,
     now: Time,
     /// The receiver is on, and the queues know.
     receiving: bool,
@@ -39,6 +41,7 @@ impl Engine {
             rom,
             joint,
             eeprom: None,
+            eeprom_failed: false,
             now: Time(0),
             receiving: false,
             settles: false,
@@ -53,9 +56,13 @@ impl Engine {
 
     fn save_eeprom(&mut self) {
         let Some(file) = &self.eeprom else { return };
-        if let Some(words) = self.control.take_eeprom_change()
-            && let Err(error) = file.save(words)
-        {
+        let Some(words) = self.control.take_eeprom_change() else {
+            return;
+        };
+        let saved = file.save(words);
+        // A guest can cause as many of these as it likes.
+        let told = std::mem::replace(&mut self.eeprom_failed, saved.is_err());
+        if let (Err(error), false) = (saved, told) {
             let (nic, path) = (&self.joint.name, file.path().display());
             tracing::error!(nic, "cannot keep the EEPROM in {path}: {error}");
         }

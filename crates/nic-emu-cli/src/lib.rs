@@ -32,6 +32,7 @@ pub use args::{Cli, Command, Inspect, Link, LinkState, Serve};
 pub use capabilities::Capabilities;
 pub use config::{Fault, Listen, Net, NicConfig, Tap};
 pub use cpus::Cpu;
+pub use eeprom::EepromFile;
 pub use error::UsageError;
 pub use keys::Keys;
 pub use mac::{BadMac, MacAddr};

@@ -5,7 +5,8 @@
 
 mod support;
 
-use nic_emu::common::frame::{RxFrame, TxBurst};
+use nic_emu::common::frame::{Csum, Gso, GsoKind, RxCsum, RxFrame, RxMeta, TxBurst};
+use nic_emu::common::gso::MAX_SEGMENTS;
 use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::rx::{Delivered, Overrun};
 use proptest::prelude::*;
@@ -667,6 +668,74 @@ proptest! {
         }
         nic.set(Reg::TDBAH, 0);
         nic.set(Reg::RDBAH, 0);
+        assert_usable(&mut nic);
+    }
+}
+
+/// What a network may say about a frame that is half right.
+fn lies() -> impl Strategy<Value = RxMeta> {
+    let kind = prop_oneof![
+        Just(GsoKind::TcpV4),
+        Just(GsoKind::TcpV6),
+        Just(GsoKind::UdpL4)
+    ];
+    let place = || {
+        prop_oneof![
+            0u16..80,
+            Just(14u16),
+            Just(34u16),
+            Just(54u16),
+            any::<u16>()
+        ]
+    };
+    let offset = prop_oneof![Just(16u16), Just(6u16), any::<u16>()];
+    let hdr_len = prop_oneof![Just(54u16), Just(42u16), Just(74u16), any::<u16>()];
+    let mss = prop_oneof![Just(0u16), Just(1u16), Just(1448u16), any::<u16>()];
+    let gso = prop::option::of((kind, hdr_len, mss));
+    let csum = prop::option::of((place(), offset));
+    (gso, csum, any::<bool>()).prop_map(|(gso, csum, bad_fcs)| RxMeta {
+        csum: match csum {
+            Some((start, offset)) => RxCsum::Partial(Csum { start, offset }),
+            None => RxCsum::Unknown,
+        },
+        gso: gso.map(|(kind, hdr_len, mss)| Gso { kind, hdr_len, mss }),
+        bad_fcs,
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(600))]
+
+    /// Super-frames of a network that says anything about them: none becomes more segments than there may be, and the NIC
+    /// is as good as new afterwards.
+    #[test]
+    fn super_frames_that_lie(
+        frames in prop::collection::vec((lies(), 0usize..9000, any::<u8>(), any::<u8>(), 0usize..100), 1..12),
+        overrun in prop_oneof![Just(Overrun::Hold), Just(Overrun::Drop)],
+    ) {
+        let mut nic = Nic::new();
+        nic.rx.set_overrun(overrun);
+        nic.receive(64, EN | UPE | LPE | BAM);
+        let given = frames.len();
+        for (meta, len, spoil, with, at) in frames {
+            let v6 = with & 1 != 0;
+            let mut data = broadcast(len.max(100));
+            data[12..14].copy_from_slice(if v6 { &[0x86, 0xDD] } else { &[0x08, 0x00] });
+            data[14] = if v6 { 0x60 } else { 0x45 };
+            data[20] = 6;
+            data[23] = if with & 2 != 0 { 6 } else { 17 };
+            data[46] = 0x50;
+            data[66] = 0x50;
+            data[at] ^= spoil;
+            data.truncate(len);
+            nic.deliver(RxFrame { data: &data, meta });
+            for _ in 0..3 {
+                let head = nic.get(Reg::RDH);
+                nic.set(Reg::RDT, (head + 63) % 64);
+                nic.resume();
+            }
+        }
+        prop_assert!(nic.get(Reg::GPRC) as usize <= given * MAX_SEGMENTS);
         assert_usable(&mut nic);
     }
 }

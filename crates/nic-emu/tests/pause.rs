@@ -212,6 +212,72 @@ fn a_full_fifo_pauses_the_sender_until_it_is_drained() {
     assert_eq!((nic.get(Reg::MPC), nic.get(Reg::GPTC)), (0, 0));
 }
 
+/// A driver that asks for pauses of 512 ns and then reads nothing cannot keep its NIC busy.
+#[test]
+fn a_sender_is_not_told_all_the_time() {
+    for time in [1, 2, 100, 390] {
+        let mut nic = nic(TFCE);
+        nic.rx.set_overrun(Overrun::Drop);
+        nic.set(Reg::FCTTV, time);
+        nic.set(Reg::FCRTH, 8);
+        nic.receive(8, EN | BAM);
+        for _ in 0..8 {
+            nic.give(&broadcast(60));
+        }
+        let end = nic.now.plus_nanos(10_000_000);
+        let mut sent = settle(&mut nic).len();
+        while let Some(due) = nic.control.deadline().filter(|due| *due < end) {
+            nic.now = due;
+            sent += settle(&mut nic).len();
+            assert!(sent <= 101, "more than one in 100 us for {time} quanta");
+        }
+        assert!(sent >= 90, "{sent} for {time} quanta");
+    }
+}
+
+/// Whatever else is in them, or missing of them, is not obeyed, and nothing is due later.
+#[test]
+fn pause_frames_that_are_none_hold_nobody() {
+    let mut nic = nic(RFCE);
+    let mut strange = vec![pause(0xFFFF); 7];
+    strange[0].truncate(14);
+    strange[1].truncate(15);
+    strange[2].truncate(16);
+    strange[3].truncate(17);
+    strange[4][15] = 0;
+    strange[5][13] = 0x09;
+    strange[6][5] = 2;
+    for (number, frame) in strange.iter().enumerate() {
+        nic.give(frame);
+        nic.legacy(0, &broadcast(60), EOP);
+        nic.kick();
+        assert_eq!(settle(&mut nic).len() + nic.run().len(), 1, "{number}");
+    }
+    assert_eq!(nic.control.deadline(), None);
+}
+
+/// However many there are, the last one counts, and its time only.
+#[test]
+fn a_storm_of_pauses_holds_no_longer_than_its_last() {
+    let mut nic = nic(RFCE);
+    nic.legacy(0, &broadcast(60), EOP);
+    nic.kick();
+    // The frame would leave at once.
+    nic.give(&pause(0xFFFF));
+    for round in 0..10_000u32 {
+        nic.give(&pause(if round % 3 == 0 { 1 } else { 0xFFFF }));
+        nic.now = nic.now.plus_nanos(500);
+        assert!(settle(&mut nic).is_empty(), "{round}");
+    }
+    nic.give(&pause(0xFFFF));
+    let until = nic.now.plus_nanos(0xFFFF * 512);
+    assert!(settle(&mut nic).is_empty());
+    assert_eq!(nic.control.deadline(), Some(until), "one deadline");
+    nic.now = until;
+    assert_eq!(settle(&mut nic).len() + nic.run().len(), 1);
+    assert_eq!(nic.control.deadline(), None);
+}
+
 #[test]
 fn without_xone_the_pause_just_runs_out() {
     let mut nic = nic(TFCE);

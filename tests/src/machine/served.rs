@@ -15,7 +15,8 @@ use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Receiver, RxBuf, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::{Offload, RxCsum, RxFrame, TxBurst};
-use nic_emu_cli::{MacAddr, Nic, Report, Shards};
+use nic_emu::e1000::Config;
+use nic_emu_cli::{Nic, Report, Shards};
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::{ListenOptions, Listener};
 
@@ -42,6 +43,21 @@ impl Daemon {
     ///
     /// As [`start`](Self::start).
     pub fn on_shards(count: usize, addresses: &[[u8; 6]]) -> (Self, Vec<Cable>) {
+        Self::of(count, addresses, |name, model, listener, plug| {
+            Nic::of(name, model, None, listener, plug)
+        })
+    }
+
+    /// As [`on_shards`](Self::on_shards), each NIC as `make` makes it from its name, its model and its two ends.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn of(
+        count: usize,
+        addresses: &[[u8; 6]],
+        mut make: impl FnMut(String, &Config, Listener, Backend) -> Nic,
+    ) -> (Self, Vec<Cable>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (stop, stopped) = UnixStream::pair().expect("a socket pair");
         let mut shards = Shards::new(stopped, count).expect("event loops");
@@ -56,7 +72,7 @@ impl Daemon {
                 .expect("a socket to listen on");
             let (plug, cable) = cable().expect("an eventfd");
             let name = format!("nic{index}");
-            let nic = Nic::new(name, MacAddr(*mac), listener, plug);
+            let nic = make(name, &Config::new(*mac), listener, plug);
             shards.add(nic).expect("a NIC that can be watched");
             cables.push(cable);
         }

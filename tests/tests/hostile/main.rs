@@ -4,7 +4,9 @@
 //! device may not write must be as it was, no NIC may have been closed by a panic, and the neighbour must have exchanged
 //! frames all the time, none of them late.
 
+mod extras;
 mod packets;
+mod pauses;
 mod receiving;
 mod registers;
 mod rings;
@@ -20,8 +22,11 @@ use guest_driver::desc::Desc;
 use guest_driver::packet::plain;
 use guest_driver::socket::{RAM_BASE, RAM_SIZE};
 use guest_driver::{Bus, Config, E1000, Offload, Wire};
+use net_backend::Backend;
+use nic_emu::e1000;
 use nic_emu_tests::machine::{Daemon, MAC, Served};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vfio_user::Listener;
 use vfio_user::wire::dma_map_flags;
 
 /// The NIC under attack, as a driver holds it.
@@ -71,8 +76,27 @@ pub(crate) fn against(script: impl FnOnce(&mut Nic)) {
 
 /// As [`against`], with the parts of the NICs on so many threads.
 pub(crate) fn on_shards(count: usize, script: impl FnOnce(&mut Nic)) {
+    made(count, plain_nic, script);
+}
+
+/// What [`against`] is about.
+fn plain_nic(
+    name: String,
+    model: &e1000::Config,
+    listener: Listener,
+    plug: Backend,
+) -> nic_emu_cli::Nic {
+    nic_emu_cli::Nic::of(name, model, None, listener, plug)
+}
+
+/// As [`on_shards`], against NICs as `make` makes them from name, model, and both ends.
+pub(crate) fn made(
+    count: usize,
+    make: impl FnMut(String, &e1000::Config, Listener, Backend) -> nic_emu_cli::Nic,
+    script: impl FnOnce(&mut Nic),
+) {
     let other = [0x52, 0x54, 0, 0x12, 0x34, 0x57];
-    let (daemon, cables) = Daemon::on_shards(count, &[MAC, other]);
+    let (daemon, cables) = Daemon::of(count, &[MAC, other], make);
     let [cable, cable_of_other] = <[_; 2]>::try_from(cables).ok().expect("two cables");
 
     let mut victim = Served::connect(&daemon, 0, cable);

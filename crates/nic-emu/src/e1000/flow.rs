@@ -23,6 +23,9 @@ const QUANTUM: [u64; 4] = [51_200, 5_120, 512, 512];
 /// The longest pause there is, in ns.
 const LONGEST: u64 = 0xFFFF * QUANTUM[0];
 
+/// The sender is not told more often than this, in ns: a driver may have asked for pauses of 512 ns.
+const SHORTEST_REPEAT: u64 = 100_000;
+
 /// Opcode of a pause frame.
 const PAUSE: u16 = 1;
 
@@ -150,12 +153,13 @@ impl Flow {
             .compare_exchange(0, pause as u8 + 1, SeqCst, SeqCst);
     }
 
-    /// It has left. As long as the FIFO is that full, the sender hears of it again when half of the pause is over.
+    /// It has left. As long as the FIFO is that full, the sender hears of it again when half of the pause is over, but not
+    /// all the time.
     pub(super) fn sent(&self, regs: &Regs, pause: Pause, now: Time) {
         let pause_time = u64::from(regs.get(Reg::FCTTV)) * quantum(regs);
         if pause == Pause::Xoff && pause_time != 0 && self.congested.load(SeqCst) {
-            self.repeat
-                .store(now.plus_nanos(pause_time / 2).0.min(NEVER - 1), SeqCst);
+            let next = now.plus_nanos((pause_time / 2).max(SHORTEST_REPEAT));
+            self.repeat.store(next.0.min(NEVER - 1), SeqCst);
             self.news.store(true, SeqCst);
         }
     }
