@@ -98,6 +98,9 @@ fn no_kick_is_lost() {
         }
         assert_eq!(all, 3, "asleep with work left");
         assert!(!side.calls.wants());
+        // And whoever comes later is heard.
+        side.call(4);
+        assert_eq!(side.turn(), 4, "nobody can wake it any more");
     });
 }
 
