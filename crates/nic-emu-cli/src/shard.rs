@@ -1,5 +1,6 @@
 //! The event loop: one thread, one epoll, one timer heap, and the NICs that it owns, or parts of them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -54,7 +55,7 @@ pub struct Shard {
     nics: Vec<Slot>,
     timers: crate::timers::Timers,
     /// NICs that have work left from their last turn, in the order in which they get the next one.
-    busy: Vec<usize>,
+    busy: VecDeque<usize>,
     rx_buf: RxBuf,
     /// Ends the loop when it becomes readable. A loop without it ends when it has no NIC and can get none.
     stop: Option<UnixStream>,
@@ -103,7 +104,7 @@ impl Shard {
             epoll,
             nics: Vec::new(),
             timers: crate::timers::Timers::default(),
-            busy: Vec::new(),
+            busy: VecDeque::new(),
             rx_buf: RxBuf::new(),
             waiting: Waiting::new(),
             stop: None,
@@ -226,7 +227,11 @@ impl Shard {
 
     /// Gives each NIC that has something to do one turn.
     fn turns(&mut self, now: Time) {
-        for nic in std::mem::take(&mut self.busy) {
+        // Who has more goes to the back, behind those counted here.
+        for _ in 0..self.busy.len() {
+            let Some(nic) = self.busy.pop_front() else {
+                return;
+            };
             self.nics[nic].queued = false;
             let turn = self.with(nic, |nic, rx_buf, epoll| nic.turn(now, rx_buf, epoll));
             if turn == Some(Turn::More) {
@@ -287,7 +292,7 @@ impl Shard {
         };
         if slot.nic.is_some() && !slot.queued {
             slot.queued = true;
-            self.busy.push(nic);
+            self.busy.push_back(nic);
         }
     }
 
