@@ -184,6 +184,10 @@ impl Testpmd {
     /// Stops the ports, says these lines and starts the ports again, with this way to forward.
     pub(super) fn configure(&mut self, lines: &str, forward: &str) -> Result<()> {
         self.say("stop\nport stop all")?;
+        // Of what was on its way, nothing more comes.
+        for cable in &mut self.cables {
+            while cable.collect().is_some() {}
+        }
         self.say(lines)?;
         let said = self.say(&format!("port start all\nset fwd {forward}\nstart"))?;
         ensure!(!said.contains("Fail"), "testpmd: {said}");
