@@ -180,11 +180,19 @@ pub(super) fn pause(echo: &mut Echo) -> Result<String> {
         echo.set(&format!(
             "ethtool -A eth0 autoneg on rx {rx} tx {tx} || [ $? = 79 ]"
         ))?;
-        let ctrl = echo.register(CTRL)?;
-        ensure!(
-            (ctrl & RFCE != 0, ctrl & TFCE != 0) == (rx == "on", tx == "on"),
-            "negotiated rx {rx} tx {tx}: CTRL is {ctrl:#x}"
-        );
+        // The driver says so in its registers once it has seen the link up, from a worker of its own.
+        let start = Instant::now();
+        loop {
+            let ctrl = echo.register(CTRL)?;
+            if (ctrl & RFCE != 0, ctrl & TFCE != 0) == (rx == "on", tx == "on") {
+                break;
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "negotiated rx {rx} tx {tx}: CTRL is {ctrl:#x}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
     Ok("counted, obeyed, negotiated, and filtered by address".into())
 }
