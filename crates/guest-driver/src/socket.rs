@@ -26,6 +26,11 @@ pub const RAM_BASE: u64 = 1 << 32;
 /// Bytes of RAM; pages that nobody touches cost nothing.
 pub const RAM_SIZE: u64 = 256 << 20;
 
+/// Where the page is seen by the device that is lent to it for a moment.
+const LENT: u64 = 1 << 40;
+/// Its bytes.
+const LENT_SIZE: u64 = 4096;
+
 /// Bytes that the saved state of a device may have.
 const STATE_SIZE: usize = 16 << 20;
 /// How long a device with memory that it has to ask for may be silent between two questions that belong together.
@@ -187,6 +192,21 @@ impl Socket {
         rustix::io::read(&self.trigger, &mut [0; 8]).is_ok()
     }
 
+    /// Lends the device a page and takes it back, until each queue has ended a turn that began after this, and what
+    /// one queue hands to the other has had its turn as well.
+    fn pass_epochs(&mut self) -> Result<()> {
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        for _ in 0..2 {
+            let file = Some((memory.as_fd(), 0));
+            self.client
+                .dma_map(LENT, LENT_SIZE, file, dma_map_flags::READ)?;
+            self.client.dma_unmap(LENT, LENT_SIZE)?;
+        }
+        Ok(())
+    }
+
     /// Answers what the device has asked by now.
     fn serve(&mut self) {
         if self.is_remote() {
@@ -303,8 +323,9 @@ impl Bus for Socket {
         self.settle();
     }
 
-    /// A server answers before its queues work, so that an answer proves that the turn before it has ended. Queues that
-    /// ask for memory have come to an end when they ask no more.
+    /// A server answers before its queues work, so that an answer proves that the turn before it has ended; queues with
+    /// threads of their own have ended theirs when memory that was taken away is theirs no more. Queues that ask for
+    /// memory have come to an end when they ask no more.
     fn settle(&mut self) {
         for _ in 0..3 {
             self.read32(regs::STATUS);
@@ -314,5 +335,6 @@ impl Bus for Socket {
             answered = Some(self.client.answered());
             works(self.client.serve(SILENCE));
         }
+        works(self.pass_epochs());
     }
 }

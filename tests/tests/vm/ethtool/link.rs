@@ -124,7 +124,9 @@ pub(super) fn speed(echo: &mut Echo) -> Result<String> {
         .vm
         .run("ethtool -s eth0 autoneg off speed 1000 duplex half")?;
     ensure!(!refused.success(), "1000 Mbit/s at half duplex were taken");
-    echo.ready()?;
+    // The driver forgets that it negotiates before it refuses, and forces the mode before this one at its next reset.
+    echo.set("ethtool -s eth0 autoneg on advertise 0x02f")?;
+    echo.expect_traffic().context("after a mode refused")?;
     Ok(format!("{} modes", modes.len()))
 }
 
