@@ -13,6 +13,7 @@ use nic_emu::e1000::tx::{Fetch, TxQueue};
 use nic_emu::e1000::{self, Config, Control, Kick, ResetKind};
 
 use crate::input::Input;
+use crate::planted;
 
 /// Bytes of memory, from address 0.
 const RAM: u64 = 128 << 10;
@@ -194,6 +195,7 @@ impl Nic {
                     "{} bytes",
                     frame.len()
                 );
+                planted::sent(&self.control, &frame.offload);
                 let mut segments = Segments::new(frame).expect("the model sends no nonsense");
                 buffer.resize(segments.max_len(), 0);
                 // All of it is cut up for the first frames only, which takes long.

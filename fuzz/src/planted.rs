@@ -1,5 +1,8 @@
-//! A bug that is none of the product's: with the feature `planted` the fuzzer has to find it.
+//! Bugs that are none of the product's, one in the sessions and one in the NIC: with the feature `planted` the fuzzer has
+//! to find them.
 
+use nic_emu::common::frame::Offload;
+use nic_emu::e1000::Control;
 use vfio_user::wire::Header;
 
 use crate::model::Outcome;
@@ -34,4 +37,17 @@ pub(crate) fn saw(header: &Header, payload: &[u8], outcome: &Outcome) {
         (_, step) => step,
     };
     STEPS.set(step);
+}
+
+#[cfg(not(feature = "planted"))]
+pub(crate) fn sent(_: &Control, _: &Offload) {}
+
+/// Panics when a frame leaves whose checksum is to be made, the descriptors before it having said where, while the
+/// statistics still know of one that came in.
+#[cfg(feature = "planted")]
+pub(crate) fn sent(control: &Control, offload: &Offload) {
+    use nic_emu::e1000::regs::Reg;
+
+    let received = control.shared().regs.get(Reg::GPRC);
+    assert!(received == 0 || offload.csum.is_none(), "the planted bug");
 }
