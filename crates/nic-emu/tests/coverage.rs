@@ -67,7 +67,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | RLEC | undersize and oversize | DPDK counts it among errors in place of RUC and ROC; often taken for a length field that is wrong | as the manual says |
 | ROC, RJC | ROC does not speak of the CRC, RJC is for a bad one | the family's later manuals: ROC with a good CRC | ROC good, RJC bad |
 | CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
-| VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all | in its last, as for other packets |
+| VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all; QEMU takes them from any that has VLE | in its first; in the last if the NIC has migrated in the middle of the packet |
 | RXCSUM after reset | TUOFL 0 | DPDK offers TCP and UDP checksums, sets IPOFL only and leaves TUOFL as it finds it | 0, so DPDK hears of IP's only |
 | VLE while CTRL.VME is off | no tag | DPDK sets VLE, but VME only where it strips tags | no tag |
 | interrupts for a user's driver | | DPDK asks vfio for MSI-X even of a part that has none; `--vfio-intr=legacy` takes INTx | INTx |

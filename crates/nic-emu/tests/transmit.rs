@@ -361,6 +361,56 @@ fn a_tag_is_inserted_and_every_offset_moves() {
     assert_eq!(nic.send()[0].bytes.len(), 59, "no VME, no tag");
 }
 
+/// All drivers say the same in all descriptors of a packet. If one does not, the manual says which counts.
+#[test]
+fn the_tag_is_that_of_the_first_descriptor_of_segments_and_of_the_last_otherwise() {
+    let (first, last) = (0x2064, 0x0007);
+    let bytes = payload(3000);
+    for (tse, a_turn_between) in [(true, false), (true, true), (false, false), (false, true)] {
+        for [at_first, at_last] in [[true, true], [true, false], [false, true]] {
+            let mut nic = Nic::new();
+            nic.set(Reg::CTRL, 1 << 30 | 1 << 6);
+            let flow = Flow {
+                vlan: match tse {
+                    true => at_first.then_some(first),
+                    false => at_last.then_some(last),
+                },
+                ..Flow::TCP4
+            };
+            let plain = Flow::TCP4;
+            let len = if tse { 3000 } else { 1000 };
+            let packet = plain.unfinished(1, 2, 0x18, &bytes[..len], tse);
+            nic.mem.write(TX_DATA, &packet).unwrap();
+            let kind = if tse { DATA | TSE | IFCS } else { DATA | IFCS };
+            match tse {
+                true => tso_context(&mut nic, &plain, 1000, len),
+                false => csum_context(&mut nic, &plain),
+            }
+            let vle = |set| if set { VLE } else { 0 };
+            let special = |tag: u16| u32::from(tag) << 16 | u32::from(popts(&plain)) << 8;
+            nic.push(TX_DATA, kind | vle(at_first) | 500, special(first));
+            if a_turn_between {
+                assert!(nic.send().is_empty());
+            }
+            let rest = packet.len() as u32 - 500;
+            let end = kind | vle(at_last) | EOP | rest;
+            nic.push(TX_DATA + 500, end, special(last));
+            let sent = nic.send();
+            let want = match tse {
+                true => flow.segments(1, 2, 0x18, &bytes, 1000),
+                false => vec![flow.packet(1, 2, 0x18, &bytes[..len])],
+            };
+            assert_eq!(sent[0].wire.len(), want.len());
+            for (got, want) in sent[0].wire.iter().zip(&want) {
+                assert!(
+                    flow.same(got, want),
+                    "{tse} {at_first} {at_last}: {got:02x?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn short_frames_are_padded_if_asked() {
     let mut nic = Nic::new();

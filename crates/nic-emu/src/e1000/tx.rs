@@ -263,7 +263,6 @@ impl TxQueue {
                         (false, false) => &self.partial_bytes,
                     };
                     let bounce = &mut self.spare;
-                    let tag = tag.filter(|_| last.word.vle());
                     packet.finish(&last, kept, burst, first_piece, tag, pad, bounce)
                 }
                 // Only contexts and the like since the last packet: they are done with.

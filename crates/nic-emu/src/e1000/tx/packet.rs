@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use guest_mem::{Access, DmaError, GuestMem, GuestSlice, Reach};
 use serde::{Deserialize, Serialize};
 
-use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind};
+use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind, TxWord};
 use super::BOUNCE;
 use crate::common::checksum;
 use crate::common::frame::{
@@ -80,6 +80,9 @@ pub(super) struct Packet {
     tse: bool,
     popts: u8,
     context: Context,
+    /// The first descriptor's word, if it has the say about the tag: that of a packet to be segmented (8254x manual, 3.3.7.1).
+    /// It does not migrate with half a packet, whose last descriptor says the same if it is any known driver's.
+    tagged: Option<TxWord>,
     /// Bytes so far, and of them those kept in host memory.
     len: usize,
     kept: usize,
@@ -98,6 +101,7 @@ impl Packet {
             tse,
             popts: if legacy { 0 } else { desc.word.css_popts() },
             context: if tse { *tso } else { *csum },
+            tagged: tse.then_some(desc.word),
             len: 0,
             kept: 0,
             staged: false,
@@ -137,6 +141,7 @@ impl Packet {
             tse: saved.tse && !saved.legacy,
             popts: if saved.legacy { 0 } else { saved.popts },
             context: saved.context,
+            tagged: None,
             len,
             kept: len,
             staged: false,
@@ -251,7 +256,7 @@ impl Packet {
     }
 
     /// Makes the frame: `last` is the descriptor with EOP, `partial` are bytes of the packet that came before those
-    /// in the burst's pieces from number `first`, `tag` the type of a VLAN tag to insert, `pad` asks for the minimum
+    /// in the burst's pieces from number `first`, `tag` the type of VLAN tags if they may be inserted, `pad` asks for the minimum
     /// length, `spare` is a buffer to lend to the burst if it needs one.
     #[expect(clippy::too_many_arguments, reason = "one call, from one place")]
     pub(super) fn finish(
@@ -274,7 +279,10 @@ impl Packet {
             return Finished::Refused(Refusal::Malformed);
         }
         let jobs = self.jobs(last, len);
-        let tag = tag.map(|ethertype| (ethertype, last.word.special()));
+        let tagged = self.tagged.unwrap_or(last.word);
+        let tag = tag
+            .filter(|_| tagged.vle())
+            .map(|ethertype| (ethertype, tagged.special()));
         let slack = if tag.is_some() { VLAN_TAG } else { 0 };
         let padded = if pad { len.max(MIN_FRAME - slack) } else { len };
         let in_host = self.kept > 0 || jobs.head > MAX_HEAD - VLAN_TAG;
