@@ -11,6 +11,9 @@ use crate::error::UsageError;
 use crate::keys::Keys;
 use crate::serve::{Control, Threads};
 
+/// Most threads that NICs can be dealt out to.
+pub(crate) const MAX_SHARDS: u16 = 1024;
+
 /// Exports emulated NICs to hypervisors over vfio-user.
 ///
 /// A hypervisor (QEMU >= 10.1, cloud-hypervisor) attaches to the socket of a NIC; its guest finds an Intel NIC on
@@ -144,7 +147,7 @@ pub struct Serve {
 
     /// Threads for the NICs. With 2 or more, one NIC sends on one and receives on another; with 3 or more, its register
     /// accesses are answered on a third.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SHARDS)))]
     shards: u16,
 
     /// The processors of the --shards, one for each in this order: numbers and ranges such as 2,3,8-11. Without it they

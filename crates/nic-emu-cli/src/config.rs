@@ -85,7 +85,8 @@ pub struct Fault {
     pub seed: u64,
 }
 
-const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, rom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
+/// For the message about a key that is none of them.
+pub(crate) const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, rom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
                     with net=tap also ifname, tap-fd, ip, bridge, offload, and with net=switch also switch";
 
 impl NicConfig {
