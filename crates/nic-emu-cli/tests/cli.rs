@@ -1,79 +1,25 @@
 //! The program as an operator meets it: exit codes, sentences, sockets, signals.
 
-use std::io::{BufRead, BufReader, Read};
+mod support;
+
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use support::{Daemon, program};
 use tempfile::TempDir;
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
 
 fn run(args: &[&str]) -> Output {
     program().args(args).output().expect("the program starts")
 }
 
-/// A running daemon; killed if a test fails before it has ended it.
-struct Daemon {
-    child: Child,
-    announced: Vec<String>,
-}
-
-impl Daemon {
-    fn start(args: &[&str]) -> Self {
-        Self::spawn(program().arg("serve").args(args), 1)
-    }
-
-    /// Starts and waits until `nics` NICs are ready.
-    fn spawn(command: &mut Command, nics: usize) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        // Three lines a NIC: ready, QEMU, cloud-hypervisor.
-        let announced: Vec<_> = stdout
-            .lines()
-            .take(3 * nics)
-            .map_while(Result::ok)
-            .collect();
-        if announced.len() < 3 * nics {
-            let output = child.wait_with_output().expect("it ends");
-            panic!("not ready: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Self { child, announced }
-    }
-
-    /// Sends SIGTERM and returns what it logged; it has to end well.
-    fn terminate(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        let mut log = String::new();
-        self.child
-            .stderr
-            .take()
-            .expect("piped")
-            .read_to_string(&mut log)
-            .expect("UTF-8");
-        let status = self.child.wait().expect("it ends");
-        assert!(status.success(), "{status}: {log}");
-        log
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// One NIC, by the short arguments.
+fn start(args: &[&str]) -> Daemon {
+    Daemon::spawn(program().arg("serve").args(args), 1)
 }
 
 /// The output of a program that failed: exactly one line, which names `part`.
@@ -255,7 +201,7 @@ fn a_tap_without_permission_says_what_to_do() {
 fn a_daemon_comes_and_goes_cleanly() {
     let dir = TempDir::new().unwrap();
     let (path, text) = socket(&dir, "nic0.sock");
-    let daemon = Daemon::start(&[
+    let daemon = start(&[
         "--socket-path",
         &text,
         "--net",
@@ -291,7 +237,7 @@ fn a_stale_socket_is_replaced() {
     let (path, text) = socket(&dir, "nic0.sock");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
+    let daemon = start(&["--socket-path", &text, "--net", "null"]);
     UnixStream::connect(&path).unwrap();
     daemon.terminate();
 }
@@ -303,7 +249,7 @@ fn a_listening_socket_can_be_handed_over() {
     let listener = UnixListener::bind(&path).unwrap();
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
     let fd = listener.as_raw_fd().to_string();
-    let daemon = Daemon::start(&["--fd", &fd, "--net", "null"]);
+    let daemon = start(&["--fd", &fd, "--net", "null"]);
     UnixStream::connect(&path).unwrap();
     daemon.terminate();
     assert!(
@@ -343,7 +289,7 @@ fn nics_of_one_process_have_addresses_of_their_own_that_stay() {
 fn a_second_client_is_turned_away_at_once_and_the_next_is_served() {
     let dir = TempDir::new().unwrap();
     let (path, text) = socket(&dir, "nic0.sock");
-    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
+    let daemon = start(&["--socket-path", &text, "--net", "null"]);
     for _ in 0..3 {
         let first = connect(&path);
         // The daemon has accepted the first one for sure once it has answered it.
@@ -360,8 +306,8 @@ fn a_daemon_short_of_descriptors_serves_again_when_it_has_some() {
     use rustix::process::{Resource, Rlimit, prlimit};
     let dir = TempDir::new().unwrap();
     let (path, text) = socket(&dir, "nic0.sock");
-    let daemon = Daemon::start(&["--socket-path", &text, "--net", "null"]);
-    let pid = Some(Pid::from_child(&daemon.child));
+    let daemon = start(&["--socket-path", &text, "--net", "null"]);
+    let pid = Some(daemon.pid());
     let none = Rlimit {
         current: Some(0),
         maximum: rustix::process::getrlimit(Resource::Nofile).maximum,

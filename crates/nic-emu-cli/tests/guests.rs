@@ -1,9 +1,8 @@
 //! Guests that come all at once, one that takes its memory away, and one that does not take what it is sent.
 
-use std::io::{BufRead, BufReader, Read};
+mod support;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 
 use guest_driver::bus::until;
@@ -14,69 +13,11 @@ use guest_driver::{Bus, Config, E1000, Offload};
 use nic_emu::e1000::bits::{ctrl, fcrtl, status, tctl};
 use nic_emu::e1000::regs::Reg;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use support::Served;
 use vfio_user::client::Client;
 use vfio_user::wire::{dma_map_flags, irq_index};
 
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
-
-/// A daemon process with some NICs.
-struct Daemon {
-    dir: TempDir,
-    child: Child,
-}
-
-impl Daemon {
-    /// NICs that lead nowhere.
-    fn start(nics: usize) -> Self {
-        Self::with(&vec!["net=null"; nics])
-    }
-
-    /// NICs with these keys.
-    fn with(nics: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"));
-        command.env_remove("RUST_LOG").arg("serve");
-        for (nic, keys) in nics.iter().enumerate() {
-            let path = dir.path().join(nic.to_string());
-            command.arg("--nic");
-            command.arg(format!("socket-path={},{keys}", path.display()));
-        }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let lines = stdout.lines().take(3 * nics.len()).count();
-        let daemon = Self { dir, child };
-        assert_eq!(lines, 3 * nics.len(), "not ready");
-        daemon
-    }
-
-    fn socket(&self, nic: usize) -> PathBuf {
-        self.dir.path().join(nic.to_string())
-    }
-
-    /// Ends it, which has to go well; what it has logged.
-    fn terminate(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut log).expect("UTF-8");
-        let status = self.child.wait().expect("it ends");
-        assert!(status.success(), "{status}: {log}");
-        log
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Sends so many frames and waits until all are on their way.
 fn send(nic: &mut E1000<Socket>, frames: u32) {
@@ -89,7 +30,7 @@ fn send(nic: &mut E1000<Socket>, frames: u32) {
 #[test]
 fn twenty_one_guests_attach_at_once() {
     const GUESTS: usize = 21;
-    let daemon = Daemon::start(GUESTS);
+    let daemon = Served::with(&["net=null"; GUESTS]);
     let barrier = Barrier::new(GUESTS);
     std::thread::scope(|scope| {
         for guest in 0..GUESTS {
@@ -119,7 +60,7 @@ fn twenty_one_guests_attach_at_once() {
 fn a_guest_whose_memory_shrinks_harms_no_other() {
     const BASE: u64 = 1 << 32;
     const SIZE: u64 = 1 << 20;
-    let daemon = Daemon::start(2);
+    let daemon = Served::with(&["net=null"; 2]);
     let bus = Socket::connect(daemon.socket(1)).expect("a NIC");
     let mut neighbour = E1000::start(bus, Config::default()).expect("it works");
     send(&mut neighbour, 5);
@@ -162,8 +103,8 @@ fn a_guest_whose_memory_shrinks_harms_no_other() {
 }
 
 /// Two guests on one cable; the second one has 7 buffers, and loses what does not fit them and its FIFO.
-fn sender_and_slow_receiver() -> (Daemon, E1000<Socket>, E1000<Socket>) {
-    let daemon = Daemon::with(&["net=switch,switch=a", "net=switch,switch=a,rx-overrun=drop"]);
+fn sender_and_slow_receiver() -> (Served, E1000<Socket>, E1000<Socket>) {
+    let daemon = Served::with(&["net=switch,switch=a", "net=switch,switch=a,rx-overrun=drop"]);
     let start = |nic, rx_count| {
         let bus = Socket::connect(daemon.socket(nic)).expect("a NIC");
         let config = Config {
@@ -282,11 +223,11 @@ fn an_eeprom_in_a_file_outlives_the_daemon() {
     let kept = tempfile::tempdir().expect("a folder");
     let file = kept.path().join("eeprom.bin");
     let keys = format!("net=null,mac=52:54:00:00:00:09,eeprom={}", file.display());
-    let start = |daemon: &Daemon| {
+    let start = |daemon: &Served| {
         let bus = Socket::connect(daemon.socket(0)).expect("a NIC");
         E1000::start(bus, Config::default()).expect("it works")
     };
-    let daemon = Daemon::with(&[&keys]);
+    let daemon = Served::with(&[&keys]);
     let mut nic = start(&daemon);
     assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 9]);
     write_eeprom(&mut nic, 0x30, 0xBEEF);
@@ -302,7 +243,7 @@ fn an_eeprom_in_a_file_outlives_the_daemon() {
     assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 10]);
     drop(nic);
     daemon.terminate();
-    let daemon = Daemon::with(&[&keys]);
+    let daemon = Served::with(&[&keys]);
     let mut nic = start(&daemon);
     assert_eq!(nic.mac, [0x52, 0x54, 0, 0, 0, 10]);
     assert_eq!(eeprom::read_word(&mut nic.bus, 0x30), Some(0xBEEF));
@@ -324,7 +265,7 @@ fn messages(fd: &OwnedFd) -> u64 {
 #[test]
 fn a_guest_that_enables_msi_gets_messages_and_no_line() {
     const MSI: u8 = 0xF0;
-    let daemon = Daemon::with(&["net=null,msi=on", "net=null"]);
+    let daemon = Served::with(&["net=null,msi=on", "net=null"]);
     let bus = Socket::connect(daemon.socket(0)).expect("a NIC");
     let mut nic = E1000::start(bus, Config::default()).expect("it works");
     assert_eq!(nic.bus.config_read(MSI, 4), 0x0080_0005);

@@ -1,10 +1,12 @@
 //! `inspect` and `link` on a running daemon with guests at work.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod support;
+
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,8 @@ use guest_driver::socket::Socket;
 use guest_driver::{Bus, Config, E1000, Offload};
 use nic_emu::e1000::bits::{cause, status};
 use nic_emu::e1000::regs::Reg;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use support::Daemon;
 use tempfile::TempDir;
 
 /// A folder for everything: sockets, and the control sockets below it.
@@ -29,10 +31,8 @@ impl Lab {
     }
 
     fn program(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"));
-        command
-            .env_remove("RUST_LOG")
-            .env("XDG_RUNTIME_DIR", self.dir.path());
+        let mut command = support::program();
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
         command
     }
 
@@ -49,20 +49,11 @@ impl Lab {
             let nic = format!("socket-path={},net={net}", path.display());
             command.args(["--nic", &nic]);
         }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let lines = stdout.lines().take(3 * names.len()).count();
-        let daemon = Daemon { child };
-        assert_eq!(lines, 3 * names.len(), "not ready");
-        daemon
+        Daemon::spawn(&mut command, names.len())
     }
 
     fn control(&self, daemon: &Daemon) -> PathBuf {
-        let file = format!("nic-emu/nic-emu-cli.{}.ctl", daemon.child.id());
+        let file = format!("nic-emu/nic-emu-cli.{}.ctl", daemon.pid().as_raw_nonzero());
         self.dir.path().join(file)
     }
 
@@ -89,30 +80,6 @@ impl Lab {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert_eq!(text.trim_end().lines().count(), 1, "{text}");
         text
-    }
-}
-
-struct Daemon {
-    child: Child,
-}
-
-impl Daemon {
-    /// Ends it, which has to go well; what it has logged.
-    fn terminate(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut log).expect("UTF-8");
-        let status = self.child.wait().expect("it ends");
-        assert!(status.success(), "{status}: {log}");
-        log
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -354,7 +321,7 @@ fn names_are_found_among_daemons_or_one_sentence_says_why_not() {
     for path in &paths {
         assert_eq!(lab.inspect(path)["name"], path.as_str());
     }
-    assert_eq!(lab.inspect("nic1")["pid"], one.child.id());
+    assert_eq!(lab.inspect("nic1")["pid"], one.pid().as_raw_nonzero().get());
     let control = lab.control(&two).display().to_string();
     let view = lab.says(&["inspect", "nic0", "--control", &control, "--json"]);
     assert!(view.contains(&paths[1]));
