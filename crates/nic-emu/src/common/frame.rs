@@ -445,3 +445,22 @@ impl<'a> RxFrame<'a> {
         self.meta.gso.map_or(1, |gso| gso.segments(self.data.len()))
     }
 }
+
+/// A frame that goes on as it came, with what is left to do: for [`Segments`](super::gso::Segments) to do it.
+impl<'a> From<RxFrame<'a>> for TxFrame<'a> {
+    fn from(RxFrame { data, meta }: RxFrame<'a>) -> Self {
+        let csum = match meta.csum {
+            RxCsum::Partial(csum) => Some(csum),
+            RxCsum::Unknown | RxCsum::Valid => None,
+        };
+        Self {
+            head: data,
+            body: &[],
+            offload: Offload {
+                csum,
+                gso: meta.gso,
+            },
+            len: data.len(),
+        }
+    }
+}

@@ -27,7 +27,7 @@ use super::bits::{cause, rctl};
 use super::mmio::PACKET_BUFFER;
 use super::regs::Reg;
 use super::tally::{self, Tally};
-use crate::common::frame::{FCS, RxFrame};
+use crate::common::frame::{FCS, RxCsum, RxFrame, RxMeta};
 use crate::common::gso::{Layout, MAX_HEADERS};
 use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
@@ -186,6 +186,11 @@ impl RxQueue {
             return Delivered::Dropped(Loss::Malformed);
         };
         let size = Size::of(&frame, layout.as_ref());
+        if let Some(layout) = &layout
+            && size.only_last_fits(&self.shared.regs)
+        {
+            return self.receive_last_apart(mem, frame, layout, overrun, now);
+        }
         let judgement = judge::judge(&self.shared, &frame, size, now);
         let batch = self.batch(mem);
         batch.frames += size.frames as u32;
@@ -241,6 +246,39 @@ impl RxQueue {
             0 => Delivered::Dropped(Loss::NoDescriptor),
             _ => Delivered::Held,
         }
+    }
+
+    /// Receives the last segment of a super-frame as a frame of its own, after the others.
+    #[cold]
+    fn receive_last_apart(
+        &mut self,
+        mem: &GuestMem,
+        frame: RxFrame<'_>,
+        layout: &Layout,
+        overrun: Overrun,
+        now: Time,
+    ) -> Delivered {
+        let last = layout.segments() - 1;
+        let (head, payload) = frame.data.split_at(layout.headers());
+        let payload = &payload[layout.payload(last)];
+        let mut segment = head.to_vec();
+        layout.head(&mut segment, last);
+        layout.seal(&mut segment, payload);
+        segment.extend(payload);
+        let mut others = frame.data.to_vec();
+        let len = layout.shorten(&mut others, last);
+        let others = RxFrame {
+            data: &others[..len],
+            meta: frame.meta,
+        };
+        self.receive(mem, others, overrun, now);
+        let meta = RxMeta {
+            csum: RxCsum::Valid,
+            gso: None,
+            ..frame.meta
+        };
+        let data = &segment;
+        self.receive(mem, RxFrame { data, meta }, overrun, now)
     }
 
     /// Bytes that the receive FIFO holds.

@@ -9,7 +9,7 @@ use super::{Delivered, Loss};
 use crate::Time;
 use crate::common::filter::{self, Modes, Tables, Verdict};
 use crate::common::frame::{
-    ETH_HEADER, ETH_TYPE, FCS, MAX_SUPER_FRAME, MIN_FRAME, Offload, RxCsum, RxFrame, VLAN_TAG,
+    ETH_HEADER, ETH_TYPE, FCS, MAX_SUPER_FRAME, MIN_FRAME, RxFrame, TxFrame, VLAN_TAG,
 };
 use crate::common::gso::{Layout, MAX_HEADERS};
 
@@ -78,6 +78,18 @@ impl Size {
         }
     }
 
+    /// Bytes of the last one.
+    fn last(self) -> usize {
+        self.octets - self.longest * (self.frames - 1)
+    }
+
+    /// Whether the last segment, and only that, is short enough for a receiver that takes no longer frames.
+    pub(super) fn only_last_fits(self, regs: &Regs) -> bool {
+        let control = regs.get(Reg::RCTL);
+        let limit = limit(control);
+        control & rctl::SBP == 0 && self.longest > limit && self.last() <= limit
+    }
+
     /// What is left when the first `done` segments are gone.
     pub(super) fn without(self, done: usize) -> Self {
         Self {
@@ -110,20 +122,13 @@ impl Size {
 
 /// Checks what the backend says about offloads, and finds the headers of a super-frame.
 pub(super) fn layout(frame: &RxFrame<'_>) -> Result<Option<Layout>, Loss> {
-    let csum = match frame.meta.csum {
-        RxCsum::Partial(csum) => Some(csum),
-        RxCsum::Unknown | RxCsum::Valid => None,
-    };
-    let offload = Offload {
-        csum,
-        gso: frame.meta.gso,
-    };
+    let offload = TxFrame::from(*frame).offload;
     if offload.gso.is_some() {
         return Layout::parse(frame.data, frame.data.len(), &offload)
             .map(Some)
             .ok_or(Loss::Malformed);
     }
-    match csum {
+    match offload.csum {
         Some(csum) => csum
             .field(frame.data.len().min(MAX_HEADERS))
             .map(|_| None)
@@ -148,11 +153,7 @@ pub(super) fn judge(
         counters.rx_malformed.add(1);
         return Err(Delivered::Dropped(Loss::Runt));
     };
-    let limit = if control & rctl::LPE != 0 {
-        LONG
-    } else {
-        NORMAL
-    };
+    let limit = limit(control);
     let undersize = data.len() < ETH_HEADER;
     let oversize = size.longest > limit;
 
@@ -244,6 +245,14 @@ pub(super) fn judge(
         checksums: regs.get(Reg::RXCSUM) & (rxcsum::PCSS | rxcsum::IPOFL | rxcsum::TUOFL),
         minimum_shift: ((control & rctl::RDMTS) >> rctl::RDMTS_SHIFT).min(2) + 1,
     })
+}
+
+/// Bytes of the longest frame that is accepted, with its FCS.
+fn limit(control: u32) -> usize {
+    match control & rctl::LPE != 0 {
+        true => LONG,
+        false => NORMAL,
+    }
 }
 
 /// Bytes per receive buffer. The reserved code means what BSEX clear means: 2048.
