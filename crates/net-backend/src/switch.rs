@@ -1,8 +1,8 @@
 //! A cable between two NICs of one process.
 //!
 //! Each direction is a bounded ring of frames without a lock: full buffers go one way, empty ones come back. Buffers are
-//! made when they are first needed. Super-frames are cut up and checksums filled in on the way, into the copy that
-//! has to be made anyway.
+//! made when they are first needed, so many of a usual frame's size and so many of a super-frame's: 3 MiB a direction at
+//! most. Super-frames pass whole, with checksums left to do, since the NIC at the other end makes segments of them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,20 +11,24 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{self, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use nic_emu::Time;
-use nic_emu::common::frame::{Features, RxCsum, RxFrame, RxMeta, TxBurst};
-use nic_emu::common::gso::Segments;
+use nic_emu::common::frame::{
+    Features, MAX_SUPER_FRAME, Offload, RxFrame, RxMeta, TxBurst, TxFrame,
+};
+use nic_emu::common::gso::{MAX_HEADERS, Segments};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::backend::{Backend, Meter, Receiver, Room, RxBuf, Sender};
 
-/// Frames under way in one direction.
-const RING: usize = 512;
-/// Usual size of a buffer: what a guest with an MTU of 1500 sends.
-const BUFFER: usize = 2048;
-/// Longest frame that is passed on; an e1000 receives none that is longer.
+/// Frames of usual length under way in one direction.
+const USUAL: usize = 512;
+/// What a guest with an MTU of 1500 sends.
+const USUAL_LEN: usize = 2048;
+/// Longer frames, and super-frames, under way in one direction.
+const LARGE: usize = 32;
+/// Longest frame on the wire that is passed on; an e1000 receives none that is longer.
 const LONGEST: usize = 16 * 1024;
 /// Frames received before the other side hears that there is room again.
-const BATCH: u32 = 32;
+const BATCH: usize = 32;
 
 /// Both ends of a new cable. All four halves may live on different threads; the link is up.
 ///
@@ -46,16 +50,16 @@ pub fn pair() -> io::Result<(Backend, Backend)> {
 
 /// One direction of a cable.
 fn way(from: &Arc<Meter>, to: &Arc<Meter>) -> io::Result<(PortSender, PortReceiver)> {
-    let (parcels, incoming) = sync_channel(RING);
-    let (back, empties) = sync_channel(RING);
+    let (parcels, incoming) = sync_channel(USUAL + LARGE);
+    let (back, empties) = sync_channel(USUAL + LARGE);
     let (room, frames) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
     // Whoever has not looked yet is to be called.
     Bell::wait_for(&frames.awaited);
     let sender = PortSender {
         parcels,
         empties,
-        free: Vec::with_capacity(RING),
-        made: 0,
+        usual: Pool::new(USUAL_LEN, USUAL),
+        large: Pool::new(MAX_SUPER_FRAME, LARGE),
         room: room.clone(),
         frames: frames.clone(),
         counters: from.clone(),
@@ -76,9 +80,8 @@ struct PortSender {
     parcels: SyncSender<Parcel>,
     /// Buffers that the receiver has emptied.
     empties: mpsc::Receiver<Box<[u8]>>,
-    free: Vec<Box<[u8]>>,
-    /// Buffers that were made; never more than `RING`.
-    made: usize,
+    usual: Pool,
+    large: Pool,
     room: Arc<Bell>,
     frames: Arc<Bell>,
     counters: Arc<Meter>,
@@ -90,8 +93,8 @@ struct PortReceiver {
     /// Where emptied buffers go.
     back: SyncSender<Box<[u8]>>,
     frames: Arc<Bell>,
-    /// Frames received since we last looked whether the sender waits for room.
-    taken: u32,
+    /// Frames received since we last looked whether the sender waits for room, long ones counted as more.
+    taken: usize,
     counters: Arc<Meter>,
     /// After the rings, so that a sender that waits finds nobody there any more.
     room: LastRing,
@@ -106,11 +109,41 @@ impl Drop for LastRing {
     }
 }
 
-/// A complete frame.
+/// A frame under way.
 struct Parcel {
     bytes: Box<[u8]>,
     len: usize,
-    csum: RxCsum,
+    meta: RxMeta,
+}
+
+/// Buffers of one size.
+struct Pool {
+    size: usize,
+    free: Vec<Box<[u8]>>,
+    /// Buffers that may still be made.
+    unmade: usize,
+}
+
+impl Pool {
+    fn new(size: usize, count: usize) -> Self {
+        Self {
+            size,
+            free: Vec::with_capacity(count),
+            unmade: count,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.free.len() + self.unmade > 0
+    }
+
+    /// A buffer. There must be room.
+    fn take(&mut self) -> Box<[u8]> {
+        self.free.pop().unwrap_or_else(|| {
+            self.unmade -= 1;
+            vec![0; self.size].into()
+        })
+    }
 }
 
 /// How one half is woken: it found nothing, and will not look before the bell rings.
@@ -151,105 +184,89 @@ impl Bell {
 }
 
 impl PortSender {
-    /// Whether `frames` more fit. If not, the bell will ring when the receiver has taken some.
-    fn has_room(&mut self, frames: usize) -> bool {
-        let free = |port: &mut Self| {
-            if port.free.len() < frames {
-                port.free.extend(port.empties.try_iter());
+    /// Where buffers for a frame of `len` bytes are.
+    fn pool(&mut self, len: usize) -> &mut Pool {
+        match len <= USUAL_LEN {
+            true => &mut self.usual,
+            false => &mut self.large,
+        }
+    }
+
+    /// Whether there is room for a frame of `len` bytes. If not, the bell will ring when the receiver has emptied some
+    /// buffers.
+    fn has_room(&mut self, len: usize) -> bool {
+        !self.pool(len).free.is_empty() || self.take_back(len) || {
+            self.room.wait();
+            self.take_back(len)
+        }
+    }
+
+    /// Takes back what the receiver has emptied; whether there is room for a frame of `len` bytes then.
+    fn take_back(&mut self, len: usize) -> bool {
+        loop {
+            match self.empties.try_recv() {
+                Ok(buffer) => self.pool(buffer.len()).free.push(buffer),
+                Err(TryRecvError::Empty) => return self.pool(len).has_room(),
+                Err(TryRecvError::Disconnected) => {
+                    // What was under way went down with the peer. There is room for what nobody will receive.
+                    let pool = self.pool(len);
+                    pool.unmade = pool.unmade.max(1);
+                    return true;
+                }
             }
-            port.free.len() + (RING - port.made) >= frames
+        }
+    }
+
+    /// Puts a frame on the ring; whether somebody may receive it. There must be room.
+    fn put(&mut self, frame: &TxFrame<'_>) -> bool {
+        let Some(segments) = Segments::new(*frame).filter(|all| all.max_len() <= LONGEST) else {
+            return false;
         };
-        if free(self) {
-            return true;
-        }
-        match self.empties.try_recv() {
-            Ok(buffer) => self.free.push(buffer),
-            Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => {
-                // What was under way went down with the peer. There is room for what nobody will receive.
-                self.made = self.free.len();
-                return true;
+        let mut bytes = self.pool(frame.len()).take();
+        let len = frame
+            .copy_to(&mut bytes)
+            .expect("what can be cut is no longer than a super-frame");
+        let meta = left_to_do(frame.offload, &mut bytes[..len]);
+        match self.parcels.try_send(Parcel { bytes, len, meta }) {
+            Ok(()) => {
+                self.counters.tx.passed(len, segments.count());
+                true
             }
-        }
-        self.room.wait();
-        free(self)
-    }
-
-    /// A buffer of at least `len` bytes. There must be room.
-    fn buffer(&mut self, len: usize) -> Box<[u8]> {
-        match self.free.pop() {
-            Some(buffer) if buffer.len() >= len => buffer,
-            Some(_) => vec![0; len.next_power_of_two()].into(),
-            None => {
-                self.made += 1;
-                vec![0; len.next_power_of_two().max(BUFFER)].into()
+            // Nobody is plugged in any more, or it cannot be: there are no more buffers than places.
+            Err(TrySendError::Disconnected(parcel) | TrySendError::Full(parcel)) => {
+                self.pool(parcel.len).free.push(parcel.bytes);
+                false
             }
-        }
-    }
-
-    /// Puts a frame on the ring, cut up where needed. There must be room for it, or for a whole ring of segments: what
-    /// is more than that is lost.
-    fn put(&mut self, mut segments: Segments<'_>, csum: RxCsum) {
-        let longest = segments.max_len();
-        if longest > LONGEST {
-            self.counters.tx.dropped.add_alone(1);
-            return;
-        }
-        let (mut bytes, mut frames) = (0, 0);
-        for _ in 0..segments.count().min(RING) {
-            let mut buffer = self.buffer(longest);
-            let Some(len) = segments.next_into(&mut buffer) else {
-                self.free.push(buffer);
-                break;
-            };
-            let parcel = Parcel {
-                bytes: buffer,
-                len,
-                csum,
-            };
-            match self.parcels.try_send(parcel) {
-                Ok(()) => {
-                    bytes += len;
-                    frames += 1;
-                }
-                // Nobody is plugged in any more, or it cannot be: there are no more buffers than places.
-                Err(TrySendError::Disconnected(parcel) | TrySendError::Full(parcel)) => {
-                    self.free.push(parcel.bytes);
-                    break;
-                }
-            }
-        }
-        if frames == 0 {
-            self.counters.tx.dropped.add_alone(1);
-        } else {
-            self.counters.tx.passed(bytes, frames);
         }
     }
 }
 
+/// What the receiving NIC is to do to a frame. What it cannot is done here.
+fn left_to_do(offload: Offload, frame: &mut [u8]) -> RxMeta {
+    if let (Some(csum), None) = (offload.csum, offload.gso)
+        && csum.field(frame.len().min(MAX_HEADERS)).is_none()
+    {
+        csum.complete(frame);
+        return RxMeta::default();
+    }
+    offload.into()
+}
+
 impl Sender for PortSender {
     fn features(&self) -> Features {
-        // The copy into the ring does it all.
+        // The NIC at the other end does it all.
         Features::ALL
     }
 
     fn send(&mut self, burst: &TxBurst<'_>, _now: Time) -> usize {
         let mut taken = 0;
         for frame in burst.frames() {
-            let Some(segments) = Segments::new(frame) else {
-                self.counters.tx.dropped.add_alone(1);
-                taken += 1;
-                continue;
-            };
-            if !self.has_room(segments.count().min(RING)) {
+            if !self.has_room(frame.len()) {
                 break;
             }
-            // What we have just computed need not be verified.
-            let csum = match frame.offload.csum {
-                Some(_) => RxCsum::Valid,
-                None => RxCsum::Unknown,
-            };
-            self.put(segments, csum);
+            if !self.put(&frame) {
+                self.counters.tx.dropped.add_alone(1);
+            }
             taken += 1;
         }
         if taken > 0 {
@@ -282,21 +299,21 @@ impl PortReceiver {
 
 impl Receiver for PortReceiver {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, _now: Time) -> Option<RxFrame<'b>> {
-        let Parcel { bytes, len, csum } = self.take()?;
+        let Parcel { bytes, len, meta } = self.take()?;
         let data = &mut buf.frame()[..len];
         data.copy_from_slice(&bytes[..len]);
+        self.taken += match bytes.len() {
+            USUAL_LEN => 1,
+            _ => USUAL / LARGE,
+        };
         // Fails only if the sender has gone, and its buffers with it.
         let _ = self.back.try_send(bytes);
-        self.taken += 1;
-        if self.taken == BATCH {
+        if self.taken >= BATCH {
             self.call_sender();
         }
-        self.counters.rx.passed(len, 1);
-        let meta = RxMeta {
-            csum,
-            ..RxMeta::default()
-        };
-        Some(RxFrame { data, meta })
+        let frame = RxFrame { data, meta };
+        self.counters.rx.passed(len, frame.segments());
+        Some(frame)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

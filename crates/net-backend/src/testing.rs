@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use guest_mem::GuestSlice;
 use nic_emu::Time;
-use nic_emu::common::frame::{Csum, Features, Gso, GsoKind, Offload, RxFrame, TxBurst};
+use nic_emu::common::frame::{Csum, Features, Gso, GsoKind, Offload, RxFrame, TxBurst, TxFrame};
+use nic_emu::common::gso::Segments;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 
@@ -150,14 +151,26 @@ pub(crate) fn send(backend: &mut dyn Sender, frames: &[Vec<u8>], now: Time) {
     }
 }
 
-/// Receives all that is there now.
+/// Receives all that is there now, as it would be on a wire.
 pub(crate) fn drain(backend: &mut dyn Receiver, now: Time) -> Vec<Vec<u8>> {
     let mut buf = RxBuf::new();
     let mut frames = Vec::new();
     while let Some(frame) = backend.recv(&mut buf, now) {
-        frames.push(frame.data.to_vec());
+        frames.extend(on_the_wire(frame.into()));
     }
     frames
+}
+
+/// What a frame becomes when nobody puts off anything any longer.
+pub(crate) fn on_the_wire(frame: TxFrame<'_>) -> Vec<Vec<u8>> {
+    let mut segments = Segments::new(frame).expect("a sound request");
+    let mut buffer = vec![0; segments.max_len()];
+    let mut next = || {
+        segments
+            .next_into(&mut buffer)
+            .map(|len| buffer[..len].to_vec())
+    };
+    std::iter::from_fn(&mut next).collect()
 }
 
 /// Whether `fd` becomes readable; gives up after a time that is long even for a busy machine.

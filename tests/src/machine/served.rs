@@ -15,6 +15,7 @@ use guest_driver::{Bus, Wire};
 use net_backend::{Backend, Receiver, RxBuf, switch};
 use nic_emu::Time;
 use nic_emu::common::frame::{Offload, RxCsum, RxFrame, TxBurst};
+use nic_emu::common::gso::Segments;
 use nic_emu::e1000::Config;
 use nic_emu_cli::{Nic, Report, Shards};
 use rustix::event::{EventfdFlags, eventfd};
@@ -131,6 +132,7 @@ fn cable() -> io::Result<(Backend, Cable)> {
         port: far,
         link,
         buffer: RxBuf::new(),
+        under_way: VecDeque::new(),
     };
     Ok((plug, cable))
 }
@@ -177,6 +179,8 @@ pub struct Cable {
     port: Backend,
     link: Arc<Link>,
     buffer: RxBuf,
+    /// What is left of a super-frame, which a wire carries as segments.
+    under_way: VecDeque<(Vec<u8>, bool)>,
 }
 
 impl Cable {
@@ -187,8 +191,17 @@ impl Cable {
 
     /// The next frame that the device sent, and whether it was the device that made its L4 checksum.
     pub fn collect_summed(&mut self) -> Option<(Vec<u8>, bool)> {
+        if let Some(frame) = self.under_way.pop_front() {
+            return Some(frame);
+        }
         let frame = self.port.rx.recv(&mut self.buffer, Time(0))?;
-        Some((frame.data.to_vec(), frame.meta.csum == RxCsum::Valid))
+        let summed = frame.meta.csum != RxCsum::Unknown;
+        let mut segments = Segments::new(frame.into())?;
+        let mut buffer = vec![0; segments.max_len()];
+        while let Some(len) = segments.next_into(&mut buffer) {
+            self.under_way.push_back((buffer[..len].to_vec(), summed));
+        }
+        self.under_way.pop_front()
     }
 
     fn put(&mut self, frame: &[u8], damaged: bool) {

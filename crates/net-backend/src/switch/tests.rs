@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::*;
-use nic_emu::common::frame::Offload;
+use nic_emu::common::frame::{Csum, Offload};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -43,19 +43,43 @@ fn frames_pass_both_ways_with_one_ring_of_the_bell() {
 }
 
 #[test]
-fn super_frames_are_cut_and_checksums_filled_in() {
+fn super_frames_pass_whole_and_checksums_are_left_to_the_receiver() {
     let (mut a, mut b) = pair().unwrap();
-    let payload = pattern(40_000);
-    let tso = tcp_super(1000, 1448, &payload);
-    let complete = frame(7, 100);
-    let csum = leave_udp_checksum(&complete);
-    assert_eq!(a.tx.send(&burst(&[tso, csum]), NOW), 2);
-    let mut frames = drain(&mut *b.rx, NOW);
-    assert_eq!(frames.pop().unwrap(), complete);
-    assert_eq!(frames.len(), 28);
-    assert_eq!(tcp_payload(1000, &frames), payload);
+    let requests = [
+        tcp_super(1000, 1448, &pattern(40_000)),
+        leave_udp_checksum(&frame(7, 100)),
+    ];
+    assert_eq!(a.tx.send(&burst(&requests), NOW), 2);
+    let mut buf = RxBuf::new();
+    for (bytes, offload) in requests {
+        let frame = b.rx.recv(&mut buf, NOW).unwrap();
+        assert_eq!((frame.data, frame.meta), (&bytes[..], offload.into()));
+    }
     assert_eq!(a.counters.counters().tx_frames, 2);
     assert_eq!(a.counters.counters().tx_segments, 29);
+    assert_eq!(b.counters.counters().rx_frames, 2);
+    assert_eq!(b.counters.counters().rx_segments, 29);
+}
+
+/// A NIC finds the field of a checksum among the headers, and nowhere else.
+#[test]
+fn a_checksum_far_behind_the_headers_is_made_on_the_way() {
+    let (mut a, mut b) = pair().unwrap();
+    let request = |start| {
+        let csum = Some(Csum { start, offset: 6 });
+        (frame(1, 1000), Offload { csum, gso: None })
+    };
+    let requests = [request(251), request(252)];
+    assert_eq!(a.tx.send(&burst(&requests), NOW), 2);
+    let mut buf = RxBuf::new();
+    let left = b.rx.recv(&mut buf, NOW).unwrap();
+    assert_eq!(left.meta, requests[0].1.into());
+    let made = b.rx.recv(&mut buf, NOW).unwrap();
+    assert_eq!(made.meta, RxMeta::default());
+    assert_eq!(
+        [made.data.to_vec()],
+        *on_the_wire(burst(&requests).frame(1))
+    );
 }
 
 #[test]
@@ -65,10 +89,6 @@ fn nonsense_requests_are_dropped_and_counted() {
     frame[23] = 17;
     assert_eq!(a.tx.send(&burst(&[(frame, offload)]), NOW), 1);
     assert_eq!(a.counters.counters().tx_dropped, 1);
-    // More segments than the ring has places: bounded, and the sender goes on.
-    let endless = tcp_super(0, 3, &pattern(5000));
-    assert_eq!(a.tx.send(&burst(&[endless]), NOW), 1);
-    assert_eq!(drain(&mut *b.rx, NOW).len(), RING);
     // A segment that no NIC takes.
     let giant = tcp_super(0, 40_000, &pattern(50_000));
     assert_eq!(a.tx.send(&burst(&[giant]), NOW), 1);
@@ -80,12 +100,12 @@ fn nonsense_requests_are_dropped_and_counted() {
 fn a_full_ring_leaves_frames_with_the_sender_and_calls_it_back() {
     let (mut a, mut b) = pair().unwrap();
     assert!(drain(&mut *a.rx, NOW).is_empty());
-    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    let frames: Vec<_> = (0..USUAL as u32).map(|i| frame(i, 10)).collect();
     send(&mut *a.tx, &frames, NOW);
     let late = [(frame(9999, 10), Offload::default())];
     assert_eq!(a.tx.send(&burst(&late), NOW), 0);
     assert!(!readable_within(room(&a), Duration::ZERO));
-    assert_eq!(drain(&mut *b.rx, NOW).len(), RING);
+    assert_eq!(drain(&mut *b.rx, NOW).len(), USUAL);
     assert!(readable(room(&a)), "called back");
     assert!(!readable_within(a.rx.fd().unwrap(), Duration::ZERO));
     assert_eq!(a.tx.send(&burst(&late), NOW), 1);
@@ -93,21 +113,44 @@ fn a_full_ring_leaves_frames_with_the_sender_and_calls_it_back() {
 }
 
 #[test]
+fn super_frames_are_bounded_by_themselves() {
+    let (mut a, mut b) = pair().unwrap();
+    let requests = vec![tcp_super(0, 1448, &pattern(60_000)); LARGE];
+    for requests in requests.chunks(4) {
+        assert_eq!(a.tx.send(&burst(requests), NOW), 4);
+    }
+    assert_eq!(a.tx.send(&burst(&requests[..1]), NOW), 0);
+    // Those of usual length have room of their own, but nobody overtakes anybody.
+    let mixed = [&requests[..1], &[(frame(0, 10), Offload::default())]].concat();
+    assert_eq!(a.tx.send(&burst(&mixed), NOW), 0);
+    assert_eq!(a.tx.send(&burst(&mixed[1..]), NOW), 1);
+    let mut buf = RxBuf::new();
+    for _ in 0..BATCH / (USUAL / LARGE) {
+        assert_eq!(b.rx.recv(&mut buf, NOW).unwrap().segments(), 42);
+    }
+    assert!(readable(room(&a)), "called back long before the last one");
+    assert_eq!(a.tx.send(&burst(&mixed), NOW), 2);
+}
+
+#[test]
 fn buffers_are_used_again() {
     let meter = Arc::default();
     let (mut sender, mut receiver) = way(&meter, &meter).unwrap();
-    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    let frames: Vec<_> = (0..40).map(|i| frame(i, 10)).collect();
+    let request = vec![tcp_super(0, 1448, &pattern(60_000)); 5];
     for _ in 0..3 {
         send(&mut sender, &frames, NOW);
-        assert_eq!(drain(&mut receiver, NOW).len(), RING);
-        assert_eq!(sender.made, RING);
+        assert_eq!(sender.send(&burst(&request), NOW), 5);
+        drain(&mut receiver, NOW);
+        assert_eq!(sender.usual.unmade, USUAL - 40);
+        assert_eq!(sender.large.unmade, LARGE - 5);
     }
 }
 
 #[test]
 fn whoever_waits_for_room_hears_when_the_peer_goes() {
     let (mut a, b) = pair().unwrap();
-    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    let frames: Vec<_> = (0..USUAL as u32).map(|i| frame(i, 10)).collect();
     send(&mut *a.tx, &frames, NOW);
     let late = [(frame(9999, 10), Offload::default())];
     assert_eq!(a.tx.send(&burst(&late), NOW), 0);
@@ -120,12 +163,12 @@ fn whoever_waits_for_room_hears_when_the_peer_goes() {
 #[test]
 fn a_port_without_a_peer_drops() {
     let (mut a, b) = pair().unwrap();
-    let frames: Vec<_> = (0..RING as u32).map(|i| frame(i, 10)).collect();
+    let frames: Vec<_> = (0..USUAL as u32).map(|i| frame(i, 10)).collect();
     send(&mut *a.tx, &frames, NOW);
     drop(b);
     send(&mut *a.tx, &frames, NOW);
     send(&mut *a.tx, &frames, NOW);
-    assert_eq!(a.counters.counters().tx_dropped, 2 * RING as u64);
+    assert_eq!(a.counters.counters().tx_dropped, 2 * USUAL as u64);
     assert!(drain(&mut *a.rx, NOW).is_empty());
 }
 
