@@ -33,8 +33,9 @@ impl State {
         match target {
             Some(Target::Config) => {
                 let offset = access.offset as usize;
+                let pme = handler.pme();
                 self.config
-                    .read(&self.device.config, &self.irqs, offset, data);
+                    .read(&self.device.config, &self.irqs, pme, offset, data);
             }
             Some(Target::Rom) => handler.read(Region::Rom, access.offset, data),
             Some(Target::Bar(bar)) => {

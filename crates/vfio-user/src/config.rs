@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use crate::handler::{Handler, ResetKind};
-use crate::pci::Command;
+use crate::pci::{Command, PME_ENABLE, PME_STATUS};
 use crate::session::State;
 use crate::wire::irq_index;
 
@@ -14,7 +14,13 @@ impl State {
         data: &[u8],
         handler: &mut (impl Handler + ?Sized),
     ) -> Result<(), Errno> {
-        match self.config.write(&self.device.config, offset, data)? {
+        let template = &self.device.config;
+        let reset = self.config.write(template, offset, data)?;
+        let at = template.pmcsr_high().and_then(|at| at.checked_sub(offset));
+        if let Some(byte) = at.and_then(|at| data.get(at)) {
+            handler.write_pme(byte & PME_ENABLE != 0, byte & PME_STATUS != 0);
+        }
+        match reset {
             Some(kind) => self.reset(kind, handler),
             None => {
                 let withdrawn = self.config_changed(handler);

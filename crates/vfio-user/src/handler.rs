@@ -28,6 +28,15 @@ pub enum ResetKind {
     Disconnected,
 }
 
+/// The two bits of PMCSR by which a function wakes its machine. PM 1.2, section 3.2.4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pme {
+    /// PME_En.
+    pub enabled: bool,
+    /// PME_Status.
+    pub status: bool,
+}
+
 /// The control of a device. Its methods are called between receiving a request and replying to it, while a CPU of
 /// the guest waits: they never block, and they cannot fail, since whatever a guest does has a result in hardware.
 /// Specification, "Read and Write Operations".
@@ -43,6 +52,19 @@ pub trait Handler {
     /// [`reset`](Self::reset)) a reset. Outside D0 the device may do nothing, whatever the register says.
     fn command(&mut self, command: Command) {
         let _ = command;
+    }
+
+    /// PME_En and PME_Status of a device that keeps them itself, over resets as it likes, for it sets them itself; asked
+    /// whenever PMCSR is read or saved. Else configuration space keeps PME_En, and PME_Status is never set. There is no
+    /// PME# in vfio-user: whatever they are, nobody is woken.
+    fn pme(&mut self) -> Option<Pme> {
+        None
+    }
+
+    /// The guest wrote PMCSR: PME_En is this now, and a 1 for PME_Status clears it. Before what the same write does
+    /// to the power state; and when a state has been loaded.
+    fn write_pme(&mut self, enabled: bool, clear_status: bool) {
+        let _ = (enabled, clear_status);
     }
 
     /// The device is reset and lowers its interrupt line. Queues that use guest memory are to stop before the

@@ -144,7 +144,7 @@ pub mod wire;
 pub use device::{Bar, BuildError, Device, DeviceBuilder};
 pub use dma::Memory;
 pub use event::{Epoll, Event, Interest, Poller, Source};
-pub use handler::{Handler, InvalidState, Migration, Region, ResetKind};
+pub use handler::{Handler, InvalidState, Migration, Pme, Region, ResetKind};
 pub use irq::IrqTable;
 pub use listener::{ListenError, ListenOptions, Listener};
 pub use messages::Messages;

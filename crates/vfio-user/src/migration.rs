@@ -198,6 +198,8 @@ impl State {
             return Err(invalid.to_string());
         }
         self.config.restore(&self.device.config, parts.config);
+        let enabled = self.config.pme_enabled(&self.device.config);
+        handler.write_pme(enabled, false);
         self.msix.restore(parts.table);
         self.config_changed(handler);
         self.irqs.restore(parts.interrupts);
@@ -239,8 +241,9 @@ impl State {
                 let (mut interrupts, mut state) = (Vec::new(), Vec::new());
                 self.irqs.save(&mut interrupts);
                 device.save(&mut state);
+                let config = self.config.saved(&self.device.config, handler.pme());
                 let parts = Parts {
-                    config: self.config.bytes(),
+                    config: &config,
                     table: self.msix.bytes(),
                     interrupts: &interrupts,
                     device: &state,

@@ -7,7 +7,7 @@
 use bitflags::bitflags;
 use rustix::io::Errno;
 
-use crate::handler::ResetKind;
+use crate::handler::{Pme, ResetKind};
 use crate::irq::{IrqTable, Mode};
 use crate::wire::irq_index;
 
@@ -54,6 +54,9 @@ const STATUS_INTERRUPT: u8 = 1 << 3;
 const PMCSR: usize = 4;
 /// PMCSR: power state, 0 is D0 and 3 is D3hot.
 const POWER_STATE: u8 = 0b11;
+/// PMCSR, its upper byte: PME_En, and PME_Status, which writing 1 clears.
+pub(crate) const PME_ENABLE: u8 = 1 << 0;
+pub(crate) const PME_STATUS: u8 = 1 << 7;
 /// PMCSR: the function keeps its state on the way from D3hot to D0.
 const NO_SOFT_RESET: u8 = 1 << 3;
 /// Message Control of MSI and MSI-X, from the start of the capability.
@@ -130,6 +133,11 @@ impl Template {
         }
     }
 
+    /// Where PME_En and PME_Status are.
+    pub(crate) fn pmcsr_high(&self) -> Option<usize> {
+        self.pm.map(|cap| cap + PMCSR + 1)
+    }
+
     /// Bytes of the space.
     pub(crate) fn size(&self) -> usize {
         self.reset.len()
@@ -149,9 +157,23 @@ impl ConfigSpace {
         }
     }
 
-    /// Fills `to` from `offset`; both within the space. What the interrupts are doing shows, too.
-    pub(crate) fn read(&self, template: &Template, irqs: &IrqTable, offset: usize, to: &mut [u8]) {
+    /// Fills `to` from `offset`; both within the space. What the interrupts are doing shows, too, and what a device says
+    /// of wake-up that keeps it itself.
+    pub(crate) fn read(
+        &self,
+        template: &Template,
+        irqs: &IrqTable,
+        pme: Option<Pme>,
+        offset: usize,
+        to: &mut [u8],
+    ) {
         to.copy_from_slice(&self.bytes[offset..][..to.len()]);
+        if let Some(byte) = template
+            .pmcsr_high()
+            .and_then(|at| to.get_mut(at.checked_sub(offset)?))
+        {
+            *byte = with_pme(*byte, pme);
+        }
         let mut show = |register: usize, bits: u8| {
             if let Some(byte) = register.checked_sub(offset).and_then(|at| to.get_mut(at)) {
                 *byte |= bits;
@@ -221,8 +243,18 @@ impl ConfigSpace {
     }
 
     /// All of it, as a guest that has it to itself reads it.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub(crate) fn saved(&self, template: &Template, pme: Option<Pme>) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        if let Some(at) = template.pmcsr_high() {
+            bytes[at] = with_pme(bytes[at], pme);
+        }
+        bytes
+    }
+
+    /// PME_En as a write or a restored state left it.
+    pub(crate) fn pme_enabled(&self, template: &Template) -> bool {
+        let stored = template.pmcsr_high().map_or(0, |at| self.bytes[at]);
+        stored & PME_ENABLE != 0
     }
 
     /// Takes over what another device of this description had: what a guest can write, nothing else.
@@ -291,6 +323,13 @@ impl ConfigSpace {
     }
 }
 
+/// The upper byte of PMCSR of a device that keeps PME_En and PME_Status itself.
+fn with_pme(byte: u8, pme: Option<Pme>) -> u8 {
+    let Some(pme) = pme else { return byte };
+    let bit = |on, bit| if on { bit } else { 0 };
+    byte & !(PME_ENABLE | PME_STATUS) | bit(pme.enabled, PME_ENABLE) | bit(pme.status, PME_STATUS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,7 +355,7 @@ mod tests {
 
     fn read32(config: &ConfigSpace, at: usize) -> u32 {
         let mut bytes = [0; 4];
-        config.read(&device().config, &IrqTable::default(), at, &mut bytes);
+        config.read(&device().config, &IrqTable::default(), None, at, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 
@@ -383,11 +422,11 @@ mod tests {
         irqs.set_level(true);
         for offset in 0..=6 {
             let mut bytes = [0; 8];
-            config.read(&device.config, &irqs, offset, &mut bytes);
+            config.read(&device.config, &irqs, None, offset, &mut bytes);
             assert_eq!(bytes[6 - offset] & STATUS_INTERRUPT, STATUS_INTERRUPT);
         }
         let mut after = [0; 4];
-        config.read(&device.config, &irqs, 7, &mut after);
+        config.read(&device.config, &irqs, None, 7, &mut after);
         assert_eq!(after[0], 0x02);
     }
 

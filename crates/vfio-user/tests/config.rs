@@ -4,7 +4,7 @@ mod common;
 
 use common::{Desk, access, words};
 use rustix::io::Errno;
-use vfio_user::{Bar, BuildError, Command, Device, DeviceBuilder, ResetKind};
+use vfio_user::{Bar, BuildError, Command, Device, DeviceBuilder, Pme, ResetKind};
 
 const INVAL: u32 = Errno::INVAL.raw_os_error() as u32;
 
@@ -335,6 +335,38 @@ fn pme_status_is_cleared_by_writing_1() {
     assert_eq!(desk.config_read(0xe1, 1), [0xa0]);
     desk.config_write(0xe1, &[0xa0]);
     assert_eq!(desk.config_read(0xe1, 1), [0x20]);
+}
+
+#[test]
+fn a_device_may_keep_pme_itself() {
+    let pm = [1, 0, 0x22, 0xc8, 0, 0x20, 0, 0];
+    let device = Device::builder().capability(0xdc, &pm, &[0, 0, 0, 0, 3, 1, 0, 0]);
+    let mut desk = Desk::ready_of(device.build().unwrap());
+    desk.ram.pme = Some(Pme::default());
+    desk.config_write(0xe0, &[3]);
+    assert_eq!(
+        desk.ram.pme,
+        Some(Pme::default()),
+        "the other byte says nothing of it"
+    );
+    desk.config_write(0xe0, &[3, 1]);
+    let woken = Pme {
+        enabled: true,
+        status: true,
+    };
+    desk.ram.pme = Some(woken);
+    assert_eq!(desk.config_read(0xe0, 2), [3, 0xa1]);
+    assert_eq!(desk.config_read(0xe1, 1), [0xa1]);
+    desk.config_write(0xe0, &[0, 1]);
+    assert_eq!(desk.ram.resets, [ResetKind::PowerState]);
+    assert_eq!(
+        desk.config_read(0xdc, 8),
+        [1, 0, 0x22, 0xc8, 0, 0xa1, 0, 0],
+        "over the reset"
+    );
+    desk.config_write(0xe0, &[0, 0x80]);
+    assert_eq!(desk.config_read(0xe1, 1), [0x20]);
+    assert_eq!(desk.ram.pme, Some(Pme::default()));
 }
 
 // MSI and MSI-X

@@ -7,7 +7,7 @@ use common::moving::*;
 use common::{Desk, access, device, errno, words};
 use proptest::prelude::*;
 use vfio_user::wire::command;
-use vfio_user::{Bar, Command, Device, MAX_STATE, ResetKind};
+use vfio_user::{Bar, Command, Device, MAX_STATE, Pme, ResetKind};
 
 #[test]
 fn a_short_read_is_the_end_of_the_stream() {
@@ -74,13 +74,21 @@ fn a_device_goes_on_where_it_was() {
         let write = [&access(7, at, 4)[..], &value.to_le_bytes()].concat();
         assert_eq!(errno(&mut desk, command::REGION_WRITE, &write), 0);
     }
+    // PME_En is kept by the device, which heard of it from elsewhere; the rest of what it keeps is its own to save.
+    let pme = Some(Pme {
+        enabled: true,
+        status: false,
+    });
+    desk.ram.pme = pme;
     let bytes = save(&mut desk);
     let config = desk.ask(command::REGION_READ, &access(7, 0, 256)).payload;
 
     let mut other = Desk::ready();
+    other.ram.pme = Some(Pme::default());
     assert_eq!(load(&mut other, &bytes), 0);
     assert_eq!(other.ram.moves, ["stop", "load", "run"]);
     assert_eq!(other.ram.bytes, desk.ram.bytes);
+    assert_eq!(other.ram.pme, pme);
     assert_eq!(
         other.ask(command::REGION_READ, &access(7, 0, 256)).payload,
         config

@@ -24,7 +24,7 @@ use vfio_user::client::Reply;
 use vfio_user::wire::{HEADER, Header, header_flags};
 use vfio_user::{
     Accepted, Bar, Closed, Command, Device, Epoll, Event, Handler, InvalidState, IrqTable,
-    ListenOptions, Listener, Migration, Region, ResetKind, Server, Session,
+    ListenOptions, Listener, Migration, Pme, Region, ResetKind, Server, Session,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -60,6 +60,8 @@ pub struct Ram {
     pub migratable: bool,
     /// What was asked of it to migrate: "stop", "run", "save", "load".
     pub moves: Vec<&'static str>,
+    /// PME_En and PME_Status, if it keeps them.
+    pub pme: Option<Pme>,
 }
 
 impl Default for Ram {
@@ -72,6 +74,7 @@ impl Default for Ram {
             irqs: None,
             migratable: true,
             moves: Vec::new(),
+            pme: None,
         }
     }
 }
@@ -132,6 +135,17 @@ impl Handler for Ram {
 
     fn command(&mut self, command: Command) {
         self.commands.push(command);
+    }
+
+    fn pme(&mut self) -> Option<Pme> {
+        self.pme
+    }
+
+    fn write_pme(&mut self, enabled: bool, clear_status: bool) {
+        if let Some(pme) = &mut self.pme {
+            pme.enabled = enabled;
+            pme.status &= !clear_status;
+        }
     }
 
     fn reset(&mut self, kind: ResetKind) {
