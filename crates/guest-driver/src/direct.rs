@@ -10,8 +10,8 @@ use nic_emu::common::frame::{MAX_SUPER_FRAME, RxFrame, TxBurst};
 use nic_emu::common::gso::Segments;
 use nic_emu::e1000::rx::RxQueue;
 use nic_emu::e1000::tx::{Fetch, TxQueue};
-use nic_emu::e1000::{self, Control, Kick};
-use nic_emu::pci::{BarKind, Function};
+use nic_emu::e1000::{self, Control, Kick, ResetKind};
+use nic_emu::pci::{BarKind, Capability, Function};
 
 use crate::bus::{Bar, Bus};
 use crate::ram::Ram;
@@ -30,6 +30,8 @@ pub struct Direct {
     tx: TxQueue,
     rx: RxQueue,
     config: [u8; 256],
+    /// PMCSR's power state, D0 or D3hot.
+    power: u32,
     ram: Ram,
     now: Time,
     /// Frames on their way to the device.
@@ -50,6 +52,7 @@ impl Direct {
         control.set_link(true, Time(0));
         Ok(Self {
             config: config_space(control.pci()),
+            power: 0,
             control,
             tx,
             rx,
@@ -63,6 +66,39 @@ impl Direct {
 
     fn write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let kick = self.control.write(bar, offset, data, self.now);
+        self.run(kick);
+    }
+
+    fn is_pmcsr(&self, offset: u8, size: u8) -> bool {
+        let of_pm = |cap: &&Capability| u32::from(cap.id) == pci::CAP_PM;
+        let pm = self.control.pci().capabilities.iter().find(of_pm);
+        pm.is_some_and(|pm| offset == pm.offset + pci::PMCSR && size == 2)
+    }
+
+    fn pmcsr(&self) -> u32 {
+        let pme = self.control.pme();
+        self.power
+            | if pme.enabled { pci::PME_EN } else { 0 }
+            | if pme.status { pci::PME_STATUS } else { 0 }
+    }
+
+    fn set_pmcsr(&mut self, value: u32) {
+        let (enabled, clear) = (value & pci::PME_EN, value & pci::PME_STATUS);
+        let mut kick = self.control.write_pme(enabled != 0, clear != 0);
+        let before = std::mem::replace(&mut self.power, value & pci::POWER_STATE);
+        if before == pci::D3HOT && self.power == 0 {
+            self.config[usize::from(pci::COMMAND)..][..2].fill(0);
+            kick |= self.control.reset(ResetKind::Bus, self.now);
+        }
+        self.run(kick);
+        self.set_bus_master();
+    }
+
+    /// Outside D0 there is none, whatever COMMAND says.
+    fn set_bus_master(&mut self) {
+        let command = u32::from(self.config[usize::from(pci::COMMAND)]);
+        let on = self.power == 0 && command & pci::COMMAND_MASTER != 0;
+        let kick = self.control.set_bus_master(on);
         self.run(kick);
     }
 
@@ -106,7 +142,7 @@ impl Direct {
     fn receive_all(&mut self) {
         let mem = self.ram.mem().clone();
         self.rx.resume(&mem, self.now);
-        if !self.rx.enabled() {
+        if !self.rx.enabled() && !self.control.shared().wakes() {
             self.inbound.clear();
         }
         while self.rx.has_room()
@@ -118,8 +154,8 @@ impl Direct {
     }
 }
 
-/// Config space as the function describes it, behind no bus: addresses of BARs are 0, and COMMAND means bus mastering
-/// only.
+/// Config space as the function describes it, behind no bus: addresses of BARs are 0, COMMAND means bus mastering only,
+/// and so does the power state.
 fn config_space(function: &Function) -> [u8; 256] {
     let mut config = [0; 256];
     let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
@@ -151,6 +187,9 @@ fn config_space(function: &Function) -> [u8; 256] {
 
 impl Bus for Direct {
     fn config_read(&mut self, offset: u8, size: u8) -> u32 {
+        if self.is_pmcsr(offset, size) {
+            return self.pmcsr();
+        }
         let at = usize::from(offset);
         let mut bytes = [0; 4];
         bytes[..usize::from(size)].copy_from_slice(&self.config[at..at + usize::from(size)]);
@@ -158,16 +197,16 @@ impl Bus for Direct {
     }
 
     fn config_write(&mut self, offset: u8, size: u8, value: u32) {
+        if self.is_pmcsr(offset, size) {
+            return self.set_pmcsr(value);
+        }
         if !matches!(offset, pci::COMMAND | pci::INTERRUPT_LINE) {
             return;
         }
         let (at, size) = (usize::from(offset), usize::from(size));
         self.config[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
         if offset == pci::COMMAND {
-            let kick = self
-                .control
-                .set_bus_master(value & pci::COMMAND_MASTER != 0);
-            self.run(kick);
+            self.set_bus_master();
         }
     }
 

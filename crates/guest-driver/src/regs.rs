@@ -84,7 +84,17 @@ registers! {
     RAH0 = 0x5404, "Receive address 0, high.";
     VFTA = 0x5600, "VLAN filter table, 128 words.";
     WUC = 0x5800, "Wake-up control.";
+    WUFC = 0x5808, "Wake-up filter control.";
+    WUS = 0x5810, "Wake-up status.";
     MANC = 0x5820, "Management control.";
+    IPAV = 0x5838, "IP addresses valid.";
+    IP4AT = 0x5840, "IPv4 addresses, 4 of them, 8 bytes apart.";
+    IP6AT = 0x5880, "IPv6 address, 4 words.";
+    WUPL = 0x5900, "Wake-up packet length.";
+    WUPM = 0x5A00, "Wake-up packet memory, 32 words.";
+    FFLT = 0x5F00, "Flexible filter lengths, 4 of them, 8 bytes apart.";
+    FFMT = 0x9000, "Flexible filter masks, 128 of them, 8 bytes apart.";
+    FFVT = 0x9800, "Flexible filter values, 128 of them, 8 bytes apart.";
 }
 
 /// Register address port of the I/O BAR.
@@ -104,6 +114,36 @@ pub mod ctrl {
     pub const RST: u32 = 1 << 26;
     /// VLAN mode: tags are stripped and inserted.
     pub const VME: u32 = 1 << 30;
+}
+
+/// Bits of WUC.
+pub mod wuc {
+    /// Wake-up is enabled; the same bit as PMCSR's.
+    pub const PME_EN: u32 = 1 << 1;
+    /// Something wakes; the same bit as PMCSR's, cleared by writing 1.
+    pub const PME_STATUS: u32 = 1 << 2;
+}
+
+/// Bits of WUFC and WUS.
+pub mod wufc {
+    /// Link change.
+    pub const LNKC: u32 = 1 << 0;
+    /// Magic packet.
+    pub const MAG: u32 = 1 << 1;
+    /// Destination among the receive addresses.
+    pub const EX: u32 = 1 << 2;
+    /// Multicast.
+    pub const MC: u32 = 1 << 3;
+    /// Broadcast.
+    pub const BC: u32 = 1 << 4;
+    /// ARP request for one of our addresses.
+    pub const ARP: u32 = 1 << 5;
+    /// IPv4 packet to one of our addresses.
+    pub const IPV4: u32 = 1 << 6;
+    /// IPv6 packet to our address.
+    pub const IPV6: u32 = 1 << 7;
+    /// First of the four flexible filters.
+    pub const FLX0: u32 = 1 << 16;
 }
 
 /// Bits of STATUS.
@@ -281,4 +321,14 @@ pub mod pci {
     pub const STATUS_CAPABILITIES: u32 = 1 << 4;
     /// Id of the power management capability.
     pub const CAP_PM: u32 = 1;
+    /// Its control and status register, from its start, 16 bits.
+    pub const PMCSR: u8 = 4;
+    /// PMCSR: the power state.
+    pub const POWER_STATE: u32 = 0b11;
+    /// PMCSR: power state D3hot.
+    pub const D3HOT: u32 = 3;
+    /// PMCSR: wake-up is enabled.
+    pub const PME_EN: u32 = 1 << 8;
+    /// PMCSR: something wakes; cleared by writing 1.
+    pub const PME_STATUS: u32 = 1 << 15;
 }

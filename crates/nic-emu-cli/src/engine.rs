@@ -8,7 +8,7 @@ use nic_emu::Time;
 use nic_emu::e1000::state::State;
 use nic_emu::e1000::{Control, Kick, ResetKind as ModelReset};
 use nic_emu::pci;
-use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Region, ResetKind};
+use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Pme, Region, ResetKind};
 
 use crate::eeprom::EepromFile;
 use crate::nic::{Joint, SavedQueues};
@@ -103,12 +103,12 @@ impl Engine {
     }
 
     /// Tells the queues. They are to have dropped what they hold before a reset NIC is set up again, and what came for
-    /// nobody before the driver can know that its receiver is on.
+    /// nobody before the driver can know that its receiver is on, or that its wake-up filters listen.
     fn kick(&mut self, kick: Kick) {
         self.joint.kick(kick);
         self.reset |= kick.contains(Kick::RESET);
         let was = std::mem::replace(&mut self.receiving, self.control.shared().receives());
-        self.settles |= kick.contains(Kick::RESET) || (self.receiving && !was);
+        self.settles |= kick.intersects(Kick::RESET | Kick::WAKE) || (self.receiving && !was);
     }
 
     /// When the registers change by themselves.
@@ -140,6 +140,19 @@ impl Handler for Engine {
     fn command(&mut self, command: Command) {
         let master = command.contains(Command::BUS_MASTER);
         let kick = self.control.set_bus_master(master);
+        self.kick(kick);
+    }
+
+    fn pme(&mut self) -> Option<Pme> {
+        let pme = self.control.pme();
+        Some(Pme {
+            enabled: pme.enabled,
+            status: pme.status,
+        })
+    }
+
+    fn write_pme(&mut self, enabled: bool, clear_status: bool) {
+        let kick = self.control.write_pme(enabled, clear_status);
         self.kick(kick);
     }
 

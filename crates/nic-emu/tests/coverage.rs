@@ -35,7 +35,8 @@ Drivers that read or write it on this part: **L** Linux `e1000` (**l**: only in 
 **D** DPDK `em`, **I** iPXE, **C** the crate `e1000-driver`.
 
 CTRL.RST returns all registers to the reset values below, except those marked *kept*, which only a reset of the bus or
-power-on does. Offsets are those of BAR0; the I/O ports IOADDR and IODATA of BAR2 reach the same registers.
+power-on does; those *kept by both* only power-on does (of WUC, that is PME_EN and PME_STATUS). Offsets are those of BAR0;
+the I/O ports IOADDR and IODATA of BAR2 reach the same registers.
 
 Everything else in BAR0 reads 0 and takes no writes. Only aligned accesses of 32 bits are defined by the manual; here a
 read of another size or alignment gets its bytes out of the registers that it touches, each read once, and a write
@@ -78,8 +79,15 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | what the other end of the cable can do | | QEMU: no pause frames | all speeds, pause frames both ways |
 | LEDCTL after reset | 07068302 | QEMU's 82574 the same, its 82540EM 0602 | 07068302 |
 | TSPMT after reset | not sure | no driver reads it | 0 |
-| PM capability | D0, D3hot and D3cold with PME, 4 W | real parts: C822, PMCSR 2000, data 28 | as real parts; PME_En holds, and nothing sets PME_Status: no VM is woken |
-| wake-up (WUC, WUFC, WUS, WUPL, WUPM, filters) | | Linux, FreeBSD and DPDK set it up before they let the part sleep | held, and no frame wakes |
+| PM capability | D0, D3hot and D3cold with PME, 4 W | real parts: C822, PMCSR 2000, data 28 | as real parts; PME_En and PME_Status are those of WUC, and outlast resets of the bus as with auxiliary power. vfio-user has no PME# line: no VM is woken |
+| power states in which wake-up filters listen | what counts is PME_En, D3 is only usual | | all; in D3 nothing else becomes of a frame, no DMA and no statistic |
+| wake-up while RCTL.EN is off | by magic packets, before there is a driver | Linux switches the receiver on before it goes to sleep, FreeBSD leaves it off | by magic packets only |
+| address of a magic packet | broadcast, receive address 0, or what the filters accept; its copies are of receive address 0 | | the same |
+| wake-up by multicast with RCTL.MPE | groups of the hash table | Linux sets MPE for it | all groups |
+| WUPL | length of the packet | Linux's igb takes that many bytes for the packet, without FCS | with padding, without FCS |
+| a flexible filter of length 0 | not said | | passes whatever the address filters accept |
+| reset of WUS, WUPL and WUPM | by power-on only | Linux clears WUS after it has woken | by power-on only |
+| WUC.APME after reset | from the EEPROM: word 24, bit 10; of the 82544, word 0F, bit 2 | Linux takes its default of `ethtool -s wol` from there | from there; off in the EEPROM as it comes |
 | PCI-X capability | mode, burst and split transactions | real parts in a 33 MHz slot: command 0002, status 04400000 | the same; its command holds what is written |
 | MSI capability | there | QEMU, VirtualBox and bhyve: none; Linux does not use it | with `msi=on` only, a message each time the line would rise |
 | flash, BAR1 | a window if a flash is fitted | QEMU has its I/O ports there | no flash, no BAR1 |
@@ -117,6 +125,7 @@ fn line(row: &Row) -> String {
     let kept = match row.domain {
         Domain::Mac => "",
         Domain::Wake => " *kept*",
+        Domain::Power => " *kept by both*",
     };
     let counts = matches!(
         row.access,

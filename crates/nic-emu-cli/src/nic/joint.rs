@@ -173,7 +173,7 @@ impl Joint {
             line: Line::new(shared.clone(), irqs),
             control: Waker::default(),
             tx: Side::new(Kick::TX),
-            rx: Side::new(Kick::RX),
+            rx: Side::new(Kick::RX | Kick::WAKE),
             shared,
             cable: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -222,7 +222,7 @@ impl Joint {
         let changed = self.operator.plug(up);
         if changed {
             // The queues stop listening to the network, or throw away what it sent meanwhile.
-            self.kick(Kick::RX);
+            self.kick(Kick::RX | Kick::WAKE);
         }
         changed
     }

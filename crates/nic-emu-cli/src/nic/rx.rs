@@ -35,6 +35,8 @@ pub(crate) struct RxPart {
     /// The backend said that it has frames, and has not said since that it has none.
     ready: bool,
     enabled: bool,
+    /// Kicks that were taken and not yet obeyed.
+    kick: Kick,
     /// Whether epoll watches for frames.
     frames_watched: bool,
     /// Whether epoll watches our waker.
@@ -59,6 +61,7 @@ impl RxPart {
             stopped: false,
             ready: false,
             enabled: false,
+            kick: Kick::empty(),
             frames_watched: false,
             waker_watched: false,
         }
@@ -137,6 +140,7 @@ impl RxPart {
             return false;
         }
         self.memory.load();
+        self.kick |= self.joint.rx.take_kick();
         if let Some((state, generation)) = self.joint.rx.take_handed() {
             self.queue.restore(&state, generation);
             // What waits in the backend is for this guest, whose receiver has been on.
@@ -176,18 +180,20 @@ impl RxPart {
             self.network.run_timers(now);
             self.ready = true;
         }
-        let kick = self.joint.rx.take_kick();
+        self.kick |= self.joint.rx.take_kick();
         if self.stopped {
             if self.joint.is_stopped() {
+                self.kick = Kick::empty();
                 self.watch_frames(epoll, false)?;
                 return Ok(false);
             }
             self.stopped = false;
             self.ready = true;
         }
-        let kicked = kick.intersects(Kick::RX | Kick::RESET);
+        let kicked = self.kick.intersects(Kick::RX | Kick::RESET);
         if kicked {
             self.switch_reception(now, rx_buf);
+            self.kick = Kick::empty();
             let mem = self.memory.get();
             self.loop_back(&mem, now);
         }
@@ -198,7 +204,9 @@ impl RxPart {
         }
         let stalled = self.ready && !self.queue.has_room();
         // Wakes up for frames only if something would come of it.
-        self.watch_frames(epoll, self.enabled && !stalled && !gone)?;
+        let hears =
+            self.enabled || (self.joint.shared().wakes() && self.joint.operator.is_plugged());
+        self.watch_frames(epoll, hears && !stalled && !gone)?;
         Ok(more)
     }
 
@@ -236,10 +244,13 @@ impl RxPart {
     }
 
     /// Throws away what queued up while the guest had its receiver off, or the operator the link: a NIC that is off
-    /// hears nothing.
+    /// hears nothing, not even what would wake it.
     fn switch_reception(&mut self, now: Time, rx_buf: &mut RxBuf) {
-        let enabled = self.queue.enabled() && self.joint.operator.is_plugged();
-        if enabled && !self.enabled {
+        let plugged = self.joint.operator.is_plugged();
+        let enabled = self.queue.enabled() && plugged;
+        let listens = self.kick.contains(Kick::WAKE) && plugged && !enabled;
+        self.kick.remove(Kick::WAKE);
+        if (enabled && !self.enabled) || listens {
             for _ in 0..BACKLOG {
                 let Some(frame) = self.network.recv(rx_buf, now) else {
                     break;

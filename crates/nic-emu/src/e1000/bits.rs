@@ -152,5 +152,31 @@ pub mod rah {
 
 /// WUC.
 pub mod wuc {
+    pub const APME: u32 = 1 << 0;
+    pub const PME_EN: u32 = 1 << 1;
     pub const PME_STATUS: u32 = 1 << 2;
+    pub const APMPME: u32 = 1 << 3;
+}
+
+/// WUFC and WUS: the wake-up filters.
+pub mod wufc {
+    pub const LNKC: u32 = 1 << 0;
+    pub const MAG: u32 = 1 << 1;
+    pub const EX: u32 = 1 << 2;
+    pub const MC: u32 = 1 << 3;
+    pub const BC: u32 = 1 << 4;
+    pub const ARP: u32 = 1 << 5;
+    pub const IPV4: u32 = 1 << 6;
+    pub const IPV6: u32 = 1 << 7;
+    /// The first of the four flexible filters.
+    pub const FLX0: u32 = 1 << 16;
+    /// All filters of packets.
+    pub const PACKETS: u32 = 0x000F_00FE;
+}
+
+/// IPAV.
+pub mod ipav {
+    /// The first of the four IPv4 addresses.
+    pub const V40: u32 = 1 << 0;
+    pub const V60: u32 = 1 << 16;
 }

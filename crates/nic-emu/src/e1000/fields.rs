@@ -256,10 +256,10 @@ pub fn of(reg: Reg) -> &'static [Field] {
         ],
         Reg::RAH => fields![ADDR = 0xFFFF, ASEL = rah::ASEL, AV = rah::AV],
         Reg::WUC => fields![
-            APME = 1 << 0,
-            PME_EN = 1 << 1,
+            APME = wuc::APME,
+            PME_EN = wuc::PME_EN,
             PME_STATUS = wuc::PME_STATUS,
-            APMPME = 1 << 3
+            APMPME = wuc::APMPME
         ],
         Reg::WUFC | Reg::WUS => WAKE_UP,
         _ => &[],

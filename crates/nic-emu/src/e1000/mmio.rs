@@ -4,10 +4,10 @@
 //! harm: a read extracts its bytes from the dwords it touches, each read once; a write reaches the dwords that it covers
 //! whole and no others. Offsets where nothing answers read 0 and take no writes. None of this fails.
 
-use super::bits::{cause, ctrl, ctrl_ext, delay, eecd, eerd, mdic, tctl, wuc};
+use super::bits::{cause, ctrl, ctrl_ext, delay, eecd, eerd, mdic, tctl};
 use super::flow::Pause;
 use super::regs::{BAR0_SIZE, PBM, Reg};
-use super::{Control, IO_BAR, Kick, REGISTER_BAR};
+use super::{Control, IO_BAR, Kick, REGISTER_BAR, wake};
 use crate::Time;
 use crate::common::eeprom::Pins;
 
@@ -152,6 +152,7 @@ impl Control {
                 self.shared.regs.write(reg, n, value);
                 if value & ctrl_ext::EE_RST != 0 {
                     self.load_address();
+                    return self.load_apm();
                 }
             }
             Reg::MDIC => return self.write_mdic(value, now),
@@ -164,9 +165,10 @@ impl Control {
             Reg::IMS => self.shared.irq.enable(value),
             Reg::IMC => self.shared.irq.disable(value),
             Reg::WUC => {
-                let status = self.shared.regs.get(reg) & !value & wuc::PME_STATUS;
-                self.shared.regs.set(reg, value & reg.row().mask | status);
+                return self
+                    .change_wake_up(|regs| wake::write_control(regs, reg.row().mask, value));
             }
+            Reg::WUFC | Reg::WUS => return self.change_wake_up(|regs| regs.write(reg, n, value)),
             Reg::TCTL => {
                 self.shared.regs.write(reg, n, value);
                 // Clears itself.

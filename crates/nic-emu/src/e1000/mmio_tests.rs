@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::bits::wuc;
 use super::super::regs::Access;
 use super::super::tests::{control, eeprom_read, get, get_n, linked, phy_read, set, set_n};
 use super::*;

@@ -20,12 +20,13 @@ pub mod rx;
 pub mod state;
 mod tally;
 pub mod tx;
+mod wake;
 
 use crate::Time;
 use crate::common::eeprom::{self, Eeprom};
 use crate::common::phy::Phy;
 use crate::pci::Function;
-use bits::{cause, ctrl, rah, status};
+use bits::{cause, ctrl, rah, status, wuc};
 pub use counters::{Counters, CountersSnapshot};
 use flow::Flow;
 use irq::Irq;
@@ -46,6 +47,8 @@ bitflags::bitflags! {
         const RESET = 1 << 2;
         /// The guest's link has changed: see [`Control::link`].
         const LINK = 1 << 3;
+        /// The wake-up filters listen from now on ([`Shared::wakes`]): what came before is not for them.
+        const WAKE = 1 << 4;
     }
 }
 
@@ -55,8 +58,18 @@ pub enum ResetKind {
     /// Power-on: the NIC as it came, whatever a guest has written to its EEPROM, unless that is kept
     /// ([`Config::eeprom`]). For the next owner.
     PowerOn,
-    /// The bus or this function: RST#, DEVICE_RESET, D3hot to D0. The EEPROM keeps its contents.
+    /// The bus or this function: RST#, DEVICE_RESET, D3hot to D0. The EEPROM keeps its contents, and what woke the
+    /// machine is there for it to see.
     Bus,
+}
+
+/// What power management knows of wake-up: the two bits that PMCSR and WUC have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pme {
+    /// PME_En: the NIC is to look out for what wakes.
+    pub enabled: bool,
+    /// PME_Status: something would have woken the machine.
+    pub status: bool,
 }
 
 /// What makes one NIC differ from the next.
@@ -154,6 +167,12 @@ impl Shared {
         self.regs.get(Reg::RCTL) & bits::rctl::EN != 0 && self.bus_master.load(Ordering::Acquire)
     }
 
+    /// Whether frames that arrive are held against the wake-up filters, with the receiver on or off.
+    #[inline]
+    pub fn wakes(&self) -> bool {
+        wake::filters(&self.regs) != 0
+    }
+
     /// The number of resets so far.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -185,6 +204,8 @@ pub struct Control {
     ioaddr: u32,
     /// The packet buffer window, from its first write on.
     packet_buffer: Option<Box<[u32]>>,
+    /// How far the last reset reached into what queues write.
+    reach: Domain,
 }
 
 impl Control {
@@ -203,8 +224,10 @@ impl Control {
             phy: Phy::new(config.part.phy()),
             ioaddr: 0,
             packet_buffer: None,
+            reach: Domain::Mac,
         };
         control.load_address();
+        control.load_apm();
         control.settle_link();
         control
     }
@@ -261,6 +284,34 @@ impl Control {
         }
     }
 
+    /// PME_En and PME_Status, for PMCSR.
+    pub fn pme(&self) -> Pme {
+        let control = self.shared.regs.get(Reg::WUC);
+        Pme {
+            enabled: control & wuc::PME_EN != 0,
+            status: control & wuc::PME_STATUS != 0,
+        }
+    }
+
+    /// A write of PME_En to PMCSR, with a 1 for PME_Status or not, which clears it. The power state is no more to the NIC
+    /// than that outside D0 there is no bus mastering and no access.
+    pub fn write_pme(&mut self, enabled: bool, clear_status: bool) -> Kick {
+        let bit = |on, bit| if on { bit } else { 0 };
+        let value = bit(enabled, wuc::PME_EN) | bit(clear_status, wuc::PME_STATUS);
+        self.change_wake_up(|regs| wake::write_control(regs, wuc::PME_EN, value))
+    }
+
+    /// Changes what the wake-up filters go by.
+    fn change_wake_up(&self, change: impl FnOnce(&Regs)) -> Kick {
+        let before = self.shared.wakes();
+        change(&self.shared.regs);
+        match (before, self.shared.wakes()) {
+            (false, true) => Kick::RX | Kick::WAKE,
+            (true, false) => Kick::RX,
+            _ => Kick::empty(),
+        }
+    }
+
     /// When [`run_timers`](Control::run_timers) has something to do. An idle NIC wants nothing.
     pub fn deadline(&self) -> Option<Time> {
         [self.phy.deadline(), self.shared.flow.deadline()]
@@ -286,15 +337,23 @@ impl Control {
         if let (ResetKind::PowerOn, Some(image)) = (kind, self.eeprom_image) {
             self.eeprom = Eeprom::with(image);
         }
-        self.shared.regs.reset(Domain::Wake);
+        let reach = match kind {
+            ResetKind::PowerOn => Domain::Power,
+            ResetKind::Bus => Domain::Wake,
+        };
+        self.shared.regs.reset(reach);
+        self.load_apm();
         self.phy.reset(now);
         self.ioaddr = 0;
         self.packet_buffer = None;
-        self.reset_mac(now)
+        let kick = self.reset_mac(now);
+        self.reach = reach;
+        kick
     }
 
     /// CTRL.RST: MAC, rings, filters, masks, statistics and timers; not the PHY, nor wake-up and management.
     fn reset_mac(&mut self, now: Time) -> Kick {
+        self.reach = Domain::Mac;
         self.shared.regs.reset(Domain::Mac);
         self.shared.generation.fetch_add(1, Ordering::AcqRel);
         self.eeprom.drive(eeprom::Pins::default());
@@ -308,10 +367,13 @@ impl Control {
     }
 
     /// Queues on other threads have seen the last reset: wipes what they were writing when it came, the heads of the
-    /// rings, statistics, causes. Nothing may have been written to a register in between.
+    /// rings, statistics, causes, a wake-up. Nothing may have been written to a register in between.
     pub fn settle_reset(&mut self) {
-        self.shared.regs.reset(Domain::Mac);
+        self.shared.regs.reset(self.reach);
         self.load_address();
+        if self.reach > Domain::Mac {
+            self.load_apm();
+        }
         let _ = self.settle_link();
         self.shared.irq.reset();
         self.shared.flow.reset();
@@ -324,6 +386,17 @@ impl Control {
         self.shared.regs.set_n(Reg::RAH, 0, rah::AV | high);
     }
 
+    /// Loads from the EEPROM whether magic packets are looked out for from power-on.
+    fn load_apm(&self) -> Kick {
+        let (address, bit) = self.part().apm();
+        let valid = self.eeprom.word(INIT_CONTROL_1) & SIGNATURE == VALID;
+        let apme = match valid && self.eeprom.word(address) & bit != 0 {
+            true => wuc::APME,
+            false => 0,
+        };
+        self.change_wake_up(|regs| wake::write_control(regs, wuc::APME | wuc::APMPME, apme))
+    }
+
     /// Brings what shows of the PHY up to date with it and with CTRL, and tells the guest if the link has changed.
     fn settle_link(&mut self) -> Kick {
         let link = self.show_link();
@@ -334,6 +407,7 @@ impl Control {
             return Kick::empty();
         }
         self.shared.irq.raise(cause::LSC);
+        wake::link_changed(&self.shared.regs);
         if !link {
             self.shared.flow.resume();
         }
@@ -390,7 +464,8 @@ const SUBSYSTEM_VENDOR: u8 = 0x0C;
 /// Initialization control word 1: the words are valid, and the subsystem is to be loaded.
 const SIGNATURE: u16 = 0b11 << 14;
 const LOAD_SUBSYSTEM: u16 = 1 << 1;
-const LOADED: u16 = 0b01 << 14 | LOAD_SUBSYSTEM;
+const VALID: u16 = 0b01 << 14;
+const LOADED: u16 = VALID | LOAD_SUBSYSTEM;
 
 /// The EEPROM's words as drivers expect them (8254x manual, chapter 5). What no driver reads is left erased.
 fn eeprom_image(config: &Config) -> [u16; eeprom::WORDS] {

@@ -25,7 +25,7 @@ const BARS: &[Bar] = &[
 ];
 
 /// Power management version 2, as real parts have it: D0 and D3hot, PME from D0 and both kinds of D3, 4 W. Going back to
-/// D0 resets the function. PME_En holds, and PME_Status is cleared by writing 1.
+/// D0 resets the function. PME_En and PME_Status are [`Pme`](super::Pme)'s.
 const POWER_MANAGEMENT: Capability = Capability {
     offset: 0xDC,
     id: 0x01,
@@ -101,6 +101,14 @@ impl Part {
         match self {
             Self::I82540Em | Self::I82545Em => 0x0C24,
             Self::I82544Gc => 0x0C34,
+        }
+    }
+
+    /// The word of the EEPROM and the bit of it that enable APM wake-up (manual, initialization control words 2 and 3).
+    pub(super) fn apm(self) -> (u8, u16) {
+        match self {
+            Self::I82544Gc => (0x0F, 1 << 2),
+            Self::I82540Em | Self::I82545Em => (0x24, 1 << 10),
         }
     }
 

@@ -26,13 +26,15 @@ pub enum Access {
     W1s,
 }
 
-/// How far a reset reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a reset reaches, the less first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Domain {
     /// Returns to its reset value by CTRL.RST and by every stronger reset.
     Mac,
     /// Wake-up and management: CTRL.RST leaves it alone, a bus reset does not.
     Wake,
+    /// What woke the machine, which has to find it afterwards: only power-on clears it.
+    Power,
 }
 
 /// How much of a register's behaviour is modelled.
@@ -174,18 +176,18 @@ registers! {
     VFTA     = 0x5600 [128; 4], Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFD", "VLAN filter table";
 
     // Wake-up and management
-    WUC      = 0x5800, Rw, Wake, 0, 0x0000_000B, Stored, "LFD", "wake-up control; PME_STATUS is cleared by writing 1";
-    WUFC     = 0x5808, Rw, Wake, 0, 0x000F_80FF, Stored, "LF", "wake-up filter control";
-    WUS      = 0x5810, W1c, Wake, 0, 0x000F_80FF, Zero, "L", "wake-up status";
+    WUC      = 0x5800, Rw, Power, 0, 0x0000_000B, Behaves, "LFD", "wake-up control: PME_EN and PME_STATUS are those of PMCSR; APME comes from the EEPROM";
+    WUFC     = 0x5808, Rw, Wake, 0, 0x000F_80FF, Behaves, "LF", "wake-up filter control";
+    WUS      = 0x5810, W1c, Power, 0, 0x000F_00FF, Behaves, "L", "wake-up status: the filters that passed the packet";
     MANC     = 0x5820, Rw, Wake, 0, 0xFFFF_FFFF, Stored, "LFD", "management control";
-    IPAV     = 0x5838, Rw, Wake, 0, 0x0001_000F, Stored, "", "IP addresses valid";
-    IP4AT    = 0x5840 [4; 8], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "IPv4 address table";
-    IP6AT    = 0x5880 [4; 4], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "IPv6 address table";
-    WUPL     = 0x5900, Ro, Wake, 0, 0, Zero, "", "wake-up packet length";
-    WUPM     = 0x5A00 [32; 4], Ro, Wake, 0, 0, Zero, "", "wake-up packet memory";
-    FFLT     = 0x5F00 [4; 8], Rw, Wake, 0, 0x0000_07FF, Stored, "", "flexible filter length table";
-    FFMT     = 0x9000 [128; 8], Rw, Wake, 0, 0x0000_000F, Stored, "", "flexible filter mask table";
-    FFVT     = 0x9800 [128; 8], Rw, Wake, 0, 0xFFFF_FFFF, Stored, "", "flexible filter value table";
+    IPAV     = 0x5838, Rw, Wake, 0, 0x0001_000F, Behaves, "", "IP addresses valid";
+    IP4AT    = 0x5840 [4; 8], Rw, Wake, 0, 0xFFFF_FFFF, Behaves, "", "IPv4 address table, first byte on the wire lowest";
+    IP6AT    = 0x5880 [4; 4], Rw, Wake, 0, 0xFFFF_FFFF, Behaves, "", "IPv6 address table, first byte on the wire lowest";
+    WUPL     = 0x5900, Ro, Power, 0, 0, Behaves, "", "wake-up packet length";
+    WUPM     = 0x5A00 [32; 4], Ro, Power, 0, 0, Behaves, "", "wake-up packet memory: its first 128 bytes";
+    FFLT     = 0x5F00 [4; 8], Rw, Wake, 0, 0x0000_07FF, Behaves, "", "flexible filter length table";
+    FFMT     = 0x9000 [128; 8], Rw, Wake, 0, 0x0000_000F, Behaves, "", "flexible filter mask table: a bit a filter, an element a byte of the packet";
+    FFVT     = 0x9800 [128; 8], Rw, Wake, 0, 0xFFFF_FFFF, Behaves, "", "flexible filter value table: a byte a filter, an element a byte of the packet";
 
     // Statistics
     CRCERRS  = 0x4000, Rc, Mac, 0, 0, Behaves, "LFD", "CRC errors";
@@ -359,7 +361,7 @@ impl Default for Regs {
             cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(),
             octets: Default::default(),
         };
-        regs.reset(Domain::Wake);
+        regs.reset(Domain::Power);
         regs
     }
 }
@@ -473,12 +475,9 @@ impl Regs {
         }
     }
 
-    /// Returns registers to their reset values: those of the MAC, and with [`Domain::Wake`] all of them.
+    /// Returns registers to their reset values, as far as the reset reaches.
     pub(crate) fn reset(&self, reach: Domain) {
-        for &reg in Reg::ALL
-            .iter()
-            .filter(|reg| reach == Domain::Wake || reg.row().domain == Domain::Mac)
-        {
+        for &reg in Reg::ALL.iter().filter(|reg| reg.row().domain <= reach) {
             for n in 0..reg.row().count.into() {
                 self.set_n(reg, n, reg.row().reset);
             }

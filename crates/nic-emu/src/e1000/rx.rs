@@ -12,7 +12,7 @@
 
 mod checksum;
 mod fifo;
-mod judge;
+pub(super) mod judge;
 mod place;
 mod ring;
 mod saved;
@@ -27,6 +27,7 @@ use super::bits::{cause, rctl};
 use super::mmio::PACKET_BUFFER;
 use super::regs::Reg;
 use super::tally::{self, Tally};
+use super::wake;
 use crate::common::frame::{FCS, RxCsum, RxFrame, RxMeta};
 use crate::common::gso::{Layout, MAX_HEADERS};
 use crate::common::ring::Ring;
@@ -136,11 +137,12 @@ impl RxQueue {
             && self.shared.bus_master.load(Ordering::Acquire)
     }
 
-    /// Whether the next frame will find a descriptor. With [`Overrun::Drop`], whether it will find the receiver on
-    /// and no epoch in its way: that there is no descriptor is then no reason to leave it on the network.
+    /// Whether the next frame will find a descriptor; while the receiver is off, whether it will find a wake-up filter.
+    /// With [`Overrun::Drop`], whether it will find the receiver on and no epoch in its way: that there is no descriptor is
+    /// then no reason to leave it on the network.
     pub fn has_room(&self) -> bool {
         if !self.enabled() {
-            return false;
+            return self.shared.wakes();
         }
         let waits = !self.fifo.is_empty() && self.generation == self.shared.generation();
         if self.overrun == Overrun::Drop {
@@ -159,6 +161,7 @@ impl RxQueue {
 
     /// Gives one frame to the guest. Whoever calls it ends the batch with [`RxQueue::finish`].
     pub fn deliver(&mut self, mem: &GuestMem, frame: RxFrame<'_>, now: Time) -> Delivered {
+        wake::hear(&self.shared, &frame);
         self.receive(mem, frame, self.overrun, now)
     }
 

@@ -17,13 +17,14 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::bits::{ctrl, eecd, eerd, mdic};
+use super::bits::{ctrl, eecd, eerd, mdic, wuc};
 use super::flow::SavedFlow;
 use super::irq::SavedIrq;
 use super::mmio::{PACKET_BUFFER_WORDS, divide_packet_buffer};
 use super::regs::{Access, Domain, Reg, Row};
 pub use super::rx::RxState;
 pub use super::tx::TxState;
+use super::wake::SavedWake;
 use super::{Control, Kick, Part};
 use crate::Time;
 use crate::common::eeprom::{Pins, SavedEeprom};
@@ -69,12 +70,13 @@ pub struct State {
     pub rx: RxState,
 }
 
-/// All versions there have been. A new one goes to the end, an old one never changes. `C`, `T` and `R` are the parts of a
-/// state, or references to them.
+/// All versions there have been. A new one goes to the end, an old one never changes. The letters are the parts
+/// of a state, or references to them.
 #[derive(Serialize, Deserialize)]
-enum Versioned<C, T, R, L> {
+enum Versioned<C, T, R, L, W> {
     V1(C, T, R),
     V2(C, T, R, L),
+    V3(C, T, R, L, W),
 }
 
 impl State {
@@ -86,10 +88,12 @@ impl State {
     /// Appends the state as bytes, at most [`MAX_STATE`]. The version is the oldest that can say it, so that a NIC which
     /// uses nothing new can go back to where it came from.
     pub fn encode(&self, to: &mut Vec<u8>) {
-        let ControlState { first, later } = &self.control;
-        let versioned = match *later == Later::default() {
-            true => Versioned::V1(first, &self.tx, &self.rx),
-            false => Versioned::V2(first, &self.tx, &self.rx, later),
+        let ControlState { first, later, wake } = &self.control;
+        let news = (*later != Later::default(), *wake != SavedWake::default());
+        let versioned = match news {
+            (false, false) => Versioned::V1(first, &self.tx, &self.rx),
+            (true, false) => Versioned::V2(first, &self.tx, &self.rx, later),
+            (_, true) => Versioned::V3(first, &self.tx, &self.rx, later, wake),
         };
         let all = postcard::to_extend(&versioned, std::mem::take(to));
         *to = all.expect("memory takes everything");
@@ -104,12 +108,19 @@ impl State {
         if bytes.len() > MAX_STATE {
             return Err(InvalidState::TooLong(bytes.len()));
         }
-        let (first, tx, rx, later) = match postcard::take_from_bytes(bytes) {
-            Ok((Versioned::V1(first, tx, rx), [])) => (first, tx, rx, Later::default()),
-            Ok((Versioned::V2(first, tx, rx, later), [])) => (first, tx, rx, later),
-            _ => return Err(InvalidState::Malformed),
+        let Ok((versioned, [])) = postcard::take_from_bytes(bytes) else {
+            return Err(InvalidState::Malformed);
         };
-        let control = ControlState { first, later };
+        let (first, tx, rx, later, wake) = match versioned {
+            Versioned::V1(first, tx, rx) => (first, tx, rx, None, None),
+            Versioned::V2(first, tx, rx, later) => (first, tx, rx, Some(later), None),
+            Versioned::V3(first, tx, rx, later, wake) => (first, tx, rx, Some(later), Some(wake)),
+        };
+        let control = ControlState {
+            first,
+            later: later.unwrap_or_default(),
+            wake: wake.unwrap_or_default(),
+        };
         let state = State { control, tx, rx };
         state.control.first.check()?;
         state.tx.check()?;
@@ -123,6 +134,7 @@ impl State {
 pub struct ControlState {
     first: First,
     later: Later,
+    wake: SavedWake,
 }
 
 /// What version 2 knows beyond version 1. Its default means nothing to a NIC that has just been reset.
@@ -190,6 +202,7 @@ impl Control {
                 part: self.part(),
                 flow: self.shared.flow.save(now),
             },
+            wake: SavedWake::of(regs),
         }
     }
 
@@ -203,9 +216,11 @@ impl Control {
         let ControlState {
             first: state,
             later,
+            wake,
         } = state;
         let regs = self.shared.regs.clone();
-        regs.reset(Domain::Wake);
+        regs.reset(Domain::Power);
+        wake.restore(&regs);
         for &(offset, value) in &state.registers {
             if let Some((reg, n)) = Reg::at(offset).filter(|&(reg, _)| is_saved(reg)) {
                 regs.put(reg, n, as_written(reg, value));
@@ -252,6 +267,7 @@ fn as_written(reg: Reg, value: u32) -> u32 {
         (Reg::EERD, _) if value & eerd::DONE != 0 => {
             value & (mask | eerd::DONE | u32::MAX << eerd::DATA_SHIFT)
         }
+        (Reg::WUC, _) => value & (mask | wuc::PME_STATUS),
         _ => value & mask,
     }
 }

@@ -166,12 +166,6 @@ pub(super) fn judge(
     let tagged = data.len() >= ETH_HEADER + VLAN_TAG && u32::from(ethertype) == regs.get(Reg::VET);
     let tci = tagged.then(|| word(ETH_TYPE + 2));
     let tables = Registers(regs);
-    let modes = Modes {
-        unicast: control & rctl::UPE != 0,
-        multicast: control & rctl::MPE != 0,
-        broadcast: control & rctl::BAM != 0,
-        offset: (control & rctl::MO) >> rctl::MO_SHIFT,
-    };
     let cfi = (control & rctl::CFIEN != 0).then_some(control & rctl::CFI != 0);
     let vlan = match tci {
         Some(tci) if control & rctl::VFE != 0 => filter::vlan(tci, cfi, &tables),
@@ -199,7 +193,7 @@ pub(super) fn judge(
         }
     };
     let verdict = match vlan && !consumed {
-        true => filter::address(dst, modes, &tables),
+        true => filter::address(dst, modes(control), &tables),
         false => Verdict::Refused,
     };
     if verdict == Verdict::Refused {
@@ -248,10 +242,20 @@ pub(super) fn judge(
 }
 
 /// Bytes of the longest frame that is accepted, with its FCS.
-fn limit(control: u32) -> usize {
+pub(in super::super) fn limit(control: u32) -> usize {
     match control & rctl::LPE != 0 {
         true => LONG,
         false => NORMAL,
+    }
+}
+
+/// The modes of the address filter, as RCTL has them.
+pub(in super::super) fn modes(control: u32) -> Modes {
+    Modes {
+        unicast: control & rctl::UPE != 0,
+        multicast: control & rctl::MPE != 0,
+        broadcast: control & rctl::BAM != 0,
+        offset: (control & rctl::MO) >> rctl::MO_SHIFT,
     }
 }
 
@@ -301,7 +305,7 @@ impl Flow {
 }
 
 /// The filter tables as the registers have them.
-struct Registers<'a>(&'a Regs);
+pub(in super::super) struct Registers<'a>(pub(in super::super) &'a Regs);
 
 impl Tables for Registers<'_> {
     fn rar(&self, index: usize) -> (u32, u32) {
