@@ -16,6 +16,7 @@ mod segmentation;
 mod statistics;
 mod support;
 mod transmit;
+mod wake;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -82,6 +83,7 @@ fn checks() -> Vec<Check> {
         filters::all,
         reset::all,
         statistics::all,
+        wake::all,
     ];
     groups.into_iter().flat_map(|group| group()).collect()
 }

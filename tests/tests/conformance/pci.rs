@@ -75,6 +75,15 @@ fn io_bar_is_bar2(m: &mut dyn Machine) -> Outcome {
 
 /// Linux arms Wake-on-LAN only on a function that has it.
 fn power_management(m: &mut dyn Machine) -> Outcome {
+    let at = power_capability(m)?;
+    ensure_eq!(at, 0xDC, "place of the PM capability");
+    let version = m.config_read(at, 4) >> 16 & 7;
+    ensure_eq!(version, 2, "version of the PM capability");
+    Ok(())
+}
+
+/// Where the power management capability is.
+pub(crate) fn power_capability(m: &mut dyn Machine) -> Result<u8, String> {
     let status = m.config_read(pci::STATUS, 2);
     ensure!(
         status & pci::STATUS_CAPABILITIES != 0,
@@ -87,9 +96,7 @@ fn power_management(m: &mut dyn Machine) -> Outcome {
         }
         let capability = m.config_read(at, 4);
         if capability & 0xFF == pci::CAP_PM {
-            ensure_eq!(at, 0xDC, "place of the PM capability");
-            ensure_eq!(capability >> 16 & 7, 2, "version of the PM capability");
-            return Ok(());
+            return Ok(at);
         }
         at = (capability >> 8) as u8;
     }
