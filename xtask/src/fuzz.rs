@@ -30,8 +30,8 @@ const INSTRUMENT: &[&str] = &[
     "-Ccodegen-units=1",
 ];
 
-/// Bounds of one input: bytes, seconds, megabytes.
-const LIMITS: &[&str] = &["-max_len=2048", "-timeout=10", "-rss_limit_mb=1024"];
+/// Bounds of one input: bytes, seconds, megabytes. It takes milliseconds, but a machine with other work may stand still for long.
+const LIMITS: &[&str] = &["-max_len=2048", "-timeout=60", "-rss_limit_mb=1024"];
 
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_secs(60);
