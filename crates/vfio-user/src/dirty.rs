@@ -170,9 +170,13 @@ impl State {
         let words = bitmap_words(&log, request.size, bitmap.pgsize)?;
         let sound =
             bitmap.size == 8 * words as u64 && u64::from(request.argsz) >= fixed + bitmap.size;
-        match sound {
+        if !sound {
+            return Err(Errno::INVAL);
+        }
+        // Without a gap: of what is not mapped nothing can be told.
+        match self.dma.covers(request.iova, request.size) {
             true => Ok((log, bitmap)),
-            false => Err(Errno::INVAL),
+            false => Err(Errno::NOENT),
         }
     }
 

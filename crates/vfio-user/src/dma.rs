@@ -3,6 +3,8 @@
 //! Where libvfio-user and the specification differ, or neither says:
 //! - A map that overlaps another is refused with EINVAL, as libvfio-user does; the specification names EEXIST.
 //! - The same map again succeeds, and is the one that there was.
+//! - An unmap takes every entry that lies in its range as a whole, as VFIO does it: QEMU's IOMMUs name large ranges of powers of
+//!   two when a guest gives a device to somebody else. If the range cuts through an entry, or has none, ENOENT.
 //! - An entry without a descriptor is reached by messages, whatever its flags.
 
 mod files;
@@ -149,7 +151,7 @@ impl DmaTable {
         Ok(())
     }
 
-    /// Removes an entry, or all; the caller publishes, and knows of dirty bitmaps.
+    /// Removes the entries of a range, or all; the caller publishes, and knows of dirty bitmaps.
     pub(crate) fn unmap(&mut self, request: &DmaUnmap) -> Result<(), Errno> {
         use dma_unmap_flags::ALL;
         let &DmaUnmap {
@@ -168,10 +170,23 @@ impl DmaTable {
         if flags & ALL != 0 {
             self.regions.clear();
         } else {
-            if self.regions.get(&iova).is_none_or(|r| r.size != size) {
+            let end = u128::from(iova) + u128::from(size);
+            let below = self.regions.range(..iova).next_back();
+            let mut whole = below.is_none_or(|(start, region)| start + region.size <= iova);
+            let mut inside = Vec::new();
+            for (&start, region) in self.regions.range(iova..) {
+                if u128::from(start) >= end {
+                    break;
+                }
+                whole &= u128::from(start) + u128::from(region.size) <= end;
+                inside.push(start);
+            }
+            if !whole || inside.is_empty() {
                 return Err(Errno::NOENT);
             }
-            self.regions.remove(&iova);
+            for start in inside {
+                self.regions.remove(&start);
+            }
         }
         debug!(iova = %format_args!("{iova:#x}"), size, flags, "memory unmapped");
         self.changed();

@@ -140,11 +140,17 @@ impl Memory {
         if !(24..=1 << 20).contains(&argsz) || flags != 0 && !all && !wants_bitmap {
             return invalid();
         }
-        let known = all
-            || self
-                .entries
-                .iter()
-                .any(|entry| (entry.iova, entry.size) == (iova, size));
+        // What the range touches, it has to have as a whole.
+        let end = u128::from(iova) + u128::from(size);
+        let inside = |entry: &Entry| entry.iova >= iova && entry.end() <= end;
+        let mut touched = self
+            .entries
+            .iter()
+            .filter(|entry| u128::from(entry.iova) < end && u128::from(iova) < entry.end());
+        let bytes: u128 = touched.clone().map(|entry| u128::from(entry.size)).sum();
+        let mut known = bytes > 0 && touched.all(inside);
+        known &= !wants_bitmap || bytes == size.into();
+        known |= all;
         let mut reply = request.as_bytes().to_vec();
         if wants_bitmap {
             let Ok((bitmap, _)) = DirtyBitmap::read_from_prefix(rest) else {
@@ -170,9 +176,9 @@ impl Memory {
             return Outcome::Errors(vec![Errno::NOENT]);
         }
         let before = self.entries.len();
-        self.entries
-            .retain(|entry| !all && (entry.iova, entry.size) != (iova, size));
-        self.dirty.retain(|(start, _)| !all && *start != iova);
+        self.entries.retain(|entry| !all && !inside(entry));
+        let taken = |start: u64| all || start >= iova && u128::from(start) < end;
+        self.dirty.retain(|(start, _)| !taken(*start));
         *held += u64::from(self.entries.len() != before);
         Outcome::Payload(reply)
     }

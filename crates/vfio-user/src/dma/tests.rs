@@ -74,6 +74,40 @@ fn overlaps_are_refused_and_identical_maps_accepted() {
     assert_eq!(table.unmap(&unmap(0x1000, 0x1000)), Ok(()));
 }
 
+/// What an IOMMU of QEMU's says when its guest gives a device to another process, which then maps the same addresses to
+/// other memory: the old one must be out of reach.
+#[test]
+fn a_range_takes_all_that_lies_in_it() {
+    let start = 0x11_8000_0000;
+    let fill = |table: &mut DmaTable, offset| {
+        for n in 0..4 {
+            let request = map(start + n * 0x20_0000, 0x20_0000, offset, BOTH);
+            table.map(&request, None).unwrap();
+        }
+    };
+    let mut table = DmaTable::new(Arc::default());
+    fill(&mut table, 0);
+    for (iova, size) in [
+        (start + 0x1000, 0x40_0000),
+        (start - 0x1000, 0x30_0000),
+        (0, start + 1),
+        (0, start),
+        (start + 0x80_0000, u64::MAX),
+        (start, 0),
+    ] {
+        assert_eq!(table.unmap(&unmap(iova, size)), Err(Errno::NOENT));
+        assert_eq!(table.len(), 4, "{iova:#x}");
+    }
+    assert_eq!(table.unmap(&unmap(start + 0x20_0000, 0x40_0000)), Ok(()));
+    let left: Vec<_> = table.ranges().map(|(iova, _)| iova - start).collect();
+    assert_eq!(left, [0, 0x60_0000]);
+    assert_eq!(table.unmap(&unmap(0x10_0000_0000, 0x10_0000_0000)), Ok(()));
+    assert_eq!(table.len(), 0);
+    fill(&mut table, 0x1000);
+    assert_eq!(table.unmap(&unmap(1, u64::MAX)), Ok(()));
+    assert_eq!(table.len(), 0);
+}
+
 #[test]
 fn the_number_of_maps_is_bounded() {
     let mut table = DmaTable::new(Arc::default());

@@ -106,6 +106,24 @@ fn dma_unmap_echoes_the_request_and_all_takes_everything() {
     case.refused("gone", &again, crate::NOENT);
 }
 
+/// As VFIO does it, and as QEMU relies on where the guest has an IOMMU.
+#[test]
+fn dma_unmap_of_a_range_takes_all_that_lies_in_it() {
+    let mut case = Case::new();
+    for page in 1..4 {
+        let map = dma_map(BOTH, 0, page << 30, 0x1000);
+        case.accepted("map", &request(command::DMA_MAP, map));
+    }
+    let unmap = |iova, size| {
+        let unmap = crate::common::dma_unmap(24, 0, iova, size);
+        request(command::DMA_UNMAP, unmap)
+    };
+    case.refused("cuts one", &unmap(1 << 30, (2 << 30) + 1), crate::NOENT);
+    case.accepted("two", &unmap(1 << 30, 2 << 30));
+    case.refused("gone", &unmap(1 << 30, 2 << 30), crate::NOENT);
+    case.accepted("there", &unmap(3 << 30, 0x1000));
+}
+
 /// SPDK sends the descriptor along when it unmaps.
 #[test]
 fn dma_unmap_with_a_descriptor_closes_it() {
