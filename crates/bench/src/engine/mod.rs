@@ -133,8 +133,7 @@ pub fn transmit(
                 true => 0,
                 false => send(&burst, now),
             };
-            tx.complete(mem, &mut burst, taken, now)
-                .expect("no epoch concerns memory that is mapped");
+            tx.complete(mem, &mut burst, taken, now).sound();
             sent += taken as u64;
             if fetch != Fetch::More {
                 more = false;
@@ -176,12 +175,26 @@ pub fn receive(
             }
             budget -= 1;
         }
-        rx.finish(mem, now)
-            .expect("no epoch concerns memory that is mapped");
+        rx.finish(mem, now).sound();
         shared.irq.poll(now);
         if budget > 0 {
             return placed;
         }
+    }
+}
+
+/// What a queue says at the end of its work: nothing in the older commits into which this file is put to be counted.
+trait Sound {
+    fn sound(self);
+}
+
+impl Sound for () {
+    fn sound(self) {}
+}
+
+impl<E: std::fmt::Debug> Sound for Result<(), E> {
+    fn sound(self) {
+        self.expect("no epoch concerns memory that is mapped");
     }
 }
 
