@@ -1,8 +1,9 @@
 //! DPDK's driver for the e1000 (`net_e1000_em`), run by testpmd: each feature shown by frames that are sent to one port
 //! and come out of the other.
 //!
-//! Two ways to the device: `uio_pci_generic`, which gives physical addresses, and `vfio-pci` behind an IOMMU of QEMU's. The
-//! third, vfio without an IOMMU, needs a kernel with `CONFIG_VFIO_NOIOMMU`, and none of Debian's has it.
+//! Two ways to the device: `uio_pci_generic`, which gives physical addresses, and `vfio-pci` behind an IOMMU of QEMU's, with
+//! interrupts by pin and by message. The third, vfio without an IOMMU, needs a kernel with `CONFIG_VFIO_NOIOMMU`, and none of
+//! Debian's has it.
 
 use std::time::Instant;
 
@@ -43,12 +44,17 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         ("jumbo", jumbo),
         ("generator", generator),
     ];
+    let vfio_msi: [Check; 2] = [("link", link), ("forwarding", forwarding)];
     let boot = {
         let lab = lab.clone();
         move || Testpmd::boot(&lab)
     };
     let mut stage = Stage::new("dpdk", boot);
-    for (binding, checks) in [(Binding::Uio, uio.to_vec()), (Binding::Vfio, vfio.to_vec())] {
+    for (binding, checks) in [
+        (Binding::Uio, uio.to_vec()),
+        (Binding::Vfio, vfio.to_vec()),
+        (Binding::VfioMsi, vfio_msi.to_vec()),
+    ] {
         for (name, check) in checks {
             let name = format!("{binding}::{name}");
             stage = stage.check(&name, move |pmd: &mut Testpmd| {
@@ -80,10 +86,16 @@ fn forwarding(pmd: &mut Testpmd) -> Result<String> {
     Ok("661 frames each way".into())
 }
 
-/// A cable that is pulled and plugged in again is told by an interrupt; ports stop and start.
+/// A cable that is pulled and plugged in again is told by an interrupt, by pin or by message; ports stop and start.
 fn link(pmd: &mut Testpmd) -> Result<String> {
     pmd.configure("", "io")?;
-    let (interrupts, events) = (pmd.interrupts()?, pmd.events);
+    let (kind, other) = match pmd.binding()? {
+        Binding::Uio => ("uio_pci_generic", "vfio"),
+        Binding::Vfio => ("vfio-intx", "vfio-msi"),
+        Binding::VfioMsi => ("vfio-msi", "vfio-intx"),
+    };
+    let by_message = kind == "vfio-msi";
+    let (interrupts, events, pins) = (pmd.interrupts(kind)?, pmd.events, pmd.pins()?);
     for _ in 0..2 {
         pmd.cables[0].set_carrier(false);
         pmd.link(0, false)?;
@@ -92,10 +104,15 @@ fn link(pmd: &mut Testpmd) -> Result<String> {
         let frames = [(pmd.frame(STRANGER, 100), true)];
         pmd.expect(0, &frames)?;
     }
-    let (interrupts, events) = (pmd.interrupts()? - interrupts, pmd.events - events);
+    let (interrupts, events) = (pmd.interrupts(kind)? - interrupts, pmd.events - events);
+    let (others, pins) = (pmd.interrupts(other)?, pmd.pins()? - pins);
     ensure!(
-        interrupts >= 4 && events >= 4,
-        "the link has changed four times: {interrupts} interrupts, {events} events"
+        interrupts >= 4 && events >= 4 && others == 0,
+        "the link has changed four times: {interrupts} {kind}, {others} {other}, {events} events"
+    );
+    ensure!(
+        if by_message { pins == 0 } else { pins >= 4 },
+        "{pins} times up went a pin, for {interrupts} {kind}"
     );
     for _ in 0..3 {
         pmd.configure("", "io")?;
@@ -104,7 +121,7 @@ fn link(pmd: &mut Testpmd) -> Result<String> {
             pmd.expect(from, &frames)?;
         }
     }
-    Ok(format!("{interrupts} interrupts"))
+    Ok(format!("{interrupts} {kind}, {pins} times by pin"))
 }
 
 /// What was sent is what is counted.

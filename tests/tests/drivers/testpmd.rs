@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use guest_driver::Wire;
 use guest_driver::packet::plain;
-use nic_emu_lab::{Lab, Nic, Suite, Vm};
+use nic_emu::e1000::Config;
+use nic_emu_cli::Nic;
+use nic_emu_lab::{Lab, Suite, Vm};
 use nic_emu_tests::machine::{Cable, Daemon, MAC};
+use serde_json::json;
 
 /// The station at the other end of each cable.
 pub(super) const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
@@ -24,8 +27,10 @@ const TERMINAL: &str = "/dev/ttyS2";
 pub(super) enum Binding {
     /// `uio_pci_generic`: registers by sysfs, physical addresses, INTx by INTX_DISABLE.
     Uio,
-    /// `vfio-pci` behind an IOMMU of QEMU's.
+    /// `vfio-pci` behind an IOMMU of QEMU's, INTx.
     Vfio,
+    /// The same, and the NICs send their interrupts as messages.
+    VfioMsi,
 }
 
 impl std::fmt::Display for Binding {
@@ -33,6 +38,7 @@ impl std::fmt::Display for Binding {
         f.write_str(match self {
             Self::Uio => "uio",
             Self::Vfio => "vfio",
+            Self::VfioMsi => "vfio_msi",
         })
     }
 }
@@ -53,9 +59,15 @@ pub(super) struct Testpmd {
 }
 
 impl Testpmd {
-    /// Boots the guest with an IOMMU, which lets physical addresses through unless vfio says otherwise.
+    /// Boots the guest with an IOMMU, which lets physical addresses through unless vfio says otherwise. The NICs could
+    /// interrupt by messages, and do if they are asked to.
     pub(super) fn boot(lab: &Lab) -> Result<Self> {
-        let (daemon, cables) = Daemon::start(&[station(0), station(1)]);
+        let with_msi = |name, model: &Config, listener, plug| {
+            let mut model = model.clone();
+            model.msi = true;
+            Nic::of(name, &model, None, listener, plug)
+        };
+        let (daemon, cables) = Daemon::of(1, &[station(0), station(1)], with_msi);
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("terminal");
         let listener = UnixListener::bind(&path)?;
@@ -67,7 +79,7 @@ impl Testpmd {
             .arg("intel-iommu,caching-mode=on")
             .kernel_arg("intel_iommu=on iommu=pt");
         for nic in 0..cables.len() {
-            vm = vm.nic(Nic::vfio_user(daemon.socket(nic)));
+            vm = vm.nic(nic_emu_lab::Nic::vfio_user(daemon.socket(nic)));
         }
         let mut vm = vm.start()?;
         let (terminal, _) = listener.accept()?;
@@ -99,6 +111,7 @@ impl Testpmd {
         let (driver, how) = match binding {
             Binding::Uio => ("uio_pci_generic", ""),
             Binding::Vfio => ("vfio-pci", "--vfio-intr=legacy"),
+            Binding::VfioMsi => ("vfio-pci", "--vfio-intr=msi"),
         };
         self.vm
             .ok("modprobe -a uio_pci_generic vfio_pci vfio_iommu_type1")?;
@@ -110,6 +123,11 @@ impl Testpmd {
         self.prompt("its start")?;
         self.binding = Some(binding);
         Ok(())
+    }
+
+    /// How testpmd has the devices.
+    pub(super) fn binding(&self) -> Result<Binding> {
+        self.binding.context("testpmd does not run")
     }
 
     /// Gives the devices to a driver of the kernel.
@@ -126,13 +144,31 @@ impl Testpmd {
         Ok(())
     }
 
-    /// Interrupts that the driver has got so far.
-    pub(super) fn interrupts(&mut self) -> Result<u64> {
-        let said = self.vm.ok("grep -E 'uio|vfio' /proc/interrupts")?;
+    /// Interrupts that the driver has got so far, as what the kernel calls them.
+    pub(super) fn interrupts(&mut self, kind: &str) -> Result<u64> {
+        let said = self
+            .vm
+            .ok(&format!("grep -F {kind} /proc/interrupts || true"))?;
         let counts = said
             .lines()
             .flat_map(|l| l.split_whitespace().skip(1).take(2));
         Ok(counts.filter_map(|n| n.parse::<u64>().ok()).sum())
+    }
+
+    /// How often the pins of PCI functions have gone up so far: the inputs of the I/O APIC that are theirs, 16 to 23.
+    pub(super) fn pins(&mut self) -> Result<u64> {
+        let line = json!({ "command-line": "info irq" });
+        let said = self.vm.qmp().execute("human-monitor-command", line)?;
+        let said = said.as_str().unwrap_or_default();
+        let (_, inputs) = said
+            .split_once("for ioapic:")
+            .with_context(|| format!("QEMU counts no pins: {said}"))?;
+        let counts = inputs.lines().filter_map(|line| {
+            let (input, count) = line.trim().split_once(": ")?;
+            let (input, count) = (input.parse::<u64>().ok()?, count.parse::<u64>().ok()?);
+            (input >= 16).then_some(count)
+        });
+        Ok(counts.sum())
     }
 
     /// Ends testpmd, so that it can be started with other arguments.
