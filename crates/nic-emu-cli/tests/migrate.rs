@@ -33,7 +33,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path, name: &str, tap: i32) -> Self {
+    fn start(dir: &Path, name: &str, tap: i32, shards: usize) -> Self {
         let socket = dir.join(name);
         let mac = MacAddr([0x52, 0x54, 0, 1, 2, 3]);
         let nic = format!(
@@ -41,7 +41,7 @@ impl Daemon {
             socket.display()
         );
         let mut child = Command::new(env!("CARGO_BIN_EXE_nic-emu-cli"))
-            .args(["serve", "--nic", &nic])
+            .args(["serve", "--nic", &nic, "--shards", &shards.to_string()])
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()
@@ -189,7 +189,8 @@ fn guest(daemons: &[Daemon], shared: bool, progress: &Progress) {
     }
 }
 
-fn moves_under_traffic(shared: bool) {
+/// Between two daemons with so many shards each.
+fn moves_under_traffic(shared: bool, shards: [usize; 2]) {
     let moved = std::thread::spawn(move || {
         #[expect(
             deprecated,
@@ -216,8 +217,8 @@ fn moves_under_traffic(shared: bool) {
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).expect("a flag");
 
         let dir = tempfile::tempdir().expect("a folder");
-        let daemons =
-            ["a.sock", "b.sock"].map(|name| Daemon::start(dir.path(), name, fd.as_raw_fd()));
+        let start = |name, shards| Daemon::start(dir.path(), name, fd.as_raw_fd(), shards);
+        let daemons = [start("a.sock", shards[0]), start("b.sock", shards[1])];
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a socket");
         socket.set_broadcast(true).expect("an option");
         socket
@@ -241,10 +242,21 @@ fn moves_under_traffic(shared: bool) {
 
 #[test]
 fn a_guest_that_moves_under_traffic_loses_no_frame() {
-    moves_under_traffic(true);
+    moves_under_traffic(true, [1, 1]);
+}
+
+/// The queues stand still on threads of their own, and go on elsewhere.
+#[test]
+fn a_guest_whose_queues_have_threads_of_their_own_loses_no_frame() {
+    moves_under_traffic(true, [2, 3]);
+}
+
+#[test]
+fn nor_does_one_that_comes_from_a_single_thread() {
+    moves_under_traffic(true, [1, 3]);
 }
 
 #[test]
 fn a_guest_that_does_not_share_its_memory_loses_no_frame_either() {
-    moves_under_traffic(false);
+    moves_under_traffic(false, [1, 2]);
 }
