@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crate::serve::{Control, Threads};
 
 /// Most threads that NICs can be dealt out to.
 pub(crate) const MAX_SHARDS: u16 = 1024;
+/// Longest busy-poll in microseconds.
+const MAX_BUSY_POLL: u64 = 1_000_000;
 
 /// Exports emulated NICs to hypervisors over vfio-user.
 ///
@@ -142,17 +145,27 @@ pub struct Serve {
 
     /// After each event, look for the next one for so many microseconds before going to sleep (at most a second). Cuts
     /// round trips and raises throughput where there is a processor to spare; 100 is a good start.
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
-    busy_poll: u32,
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    busy_poll: String,
 
     /// Threads for the NICs. With 2 or more, one NIC sends on one and receives on another; with 3 or more, its register
     /// accesses are answered on a third.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SHARDS)))]
-    shards: u16,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        allow_hyphen_values = true
+    )]
+    shards: String,
 
     /// The processors of the --shards, one for each in this order: numbers and ranges such as 2,3,8-11. Without it they
     /// run wherever the kernel likes.
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     cpus: Option<String>,
 }
 
@@ -231,11 +244,12 @@ impl Serve {
     ///
     /// # Errors
     ///
-    /// Processors that are no list, do not exist, or may not be used.
+    /// Numbers that are none or out of range; processors that are no list, do not exist, or may not be used.
     pub fn threads(&self) -> Result<Threads, UsageError> {
+        let busy_poll = number("--busy-poll", &self.busy_poll, 0..=MAX_BUSY_POLL)?;
         Ok(Threads {
-            busy_poll: Duration::from_micros(self.busy_poll.into()),
-            shards: self.shards.into(),
+            busy_poll: Duration::from_micros(busy_poll),
+            shards: number("--shards", &self.shards, 1..=MAX_SHARDS.into())? as usize,
             cpus: match &self.cpus {
                 Some(list) => cpus::parse(list)?,
                 None => Vec::new(),
@@ -271,6 +285,17 @@ impl Serve {
         }
         Ok((keys != Keys::default()).then_some(keys))
     }
+}
+
+/// The number that an option was given.
+fn number(option: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, UsageError> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        UsageError(format!(
+            "{option} {text:.40} cannot be: give a number from {least} to {most}"
+        ))
+    })
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -110,6 +110,57 @@ fn a_command_line_that_cannot_be_meant_ends_with_2() {
 }
 
 #[test]
+fn threads_that_cannot_be_meant_are_named() {
+    let serve = |args: &str| {
+        let nic = ["serve", "--fd", "99", "--net", "null"];
+        let args: Vec<_> = nic.into_iter().chain(args.split(' ')).collect();
+        run(&args)
+    };
+    for (args, part) in [
+        ("--shards 0", "--shards 0 cannot be: give a number from 1"),
+        ("--shards 1000000", "--shards 1000000 cannot be"),
+        ("--shards 99999999999999999999", "cannot be"),
+        ("--shards x", "--shards x cannot be"),
+        ("--shards -1", "--shards -1 cannot be"),
+        ("--shards ", "--shards  cannot be"),
+        ("--shards 4", "one NIC keeps 3 threads busy at most"),
+        (
+            "--busy-poll x",
+            "--busy-poll x cannot be: give a number from 0",
+        ),
+        ("--busy-poll -1", "--busy-poll -1 cannot be"),
+        ("--busy-poll 1.5", "--busy-poll 1.5 cannot be"),
+        ("--busy-poll 1000001", "to 1000000"),
+        ("--cpus ", "is no list of processors"),
+        ("--cpus x", "--cpus x is no list of processors"),
+        ("--cpus 1-0", "--cpus 1-0 is no list of processors"),
+        ("--cpus 0-", "--cpus 0- is no list of processors"),
+        ("--cpus -1", "--cpus -1 is no list of processors"),
+        ("--cpus 0-99999", "--cpus 0-99999 is no list of processors"),
+        ("--cpus 1023", "names processor 1023, "),
+        ("--cpus 99999", "names processor 99999, but there are 0"),
+        ("--shards 2 --cpus 0,0", "processor 0 twice"),
+        ("--shards 2 --cpus 0", "names 1 processor for 2 shards"),
+    ] {
+        // A machine may well leave processor 0 to others: then that is what is wrong.
+        let output = serve(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        match said.contains("which this process may not use") {
+            true => sentence(&output, 2, "--cpus names processor"),
+            false => sentence(&output, 2, part),
+        }
+    }
+    // What can be meant gets as far as the next mistake.
+    for args in [
+        "--shards 3",
+        "--busy-poll 1000000",
+        "--busy-poll 0 --shards 1",
+    ] {
+        sentence(&serve(args), 1, "fd=99");
+    }
+}
+
+#[test]
 fn what_cannot_be_set_up_ends_with_1() {
     let long = format!("/tmp/{}", "x".repeat(200));
     sentence(
