@@ -162,6 +162,12 @@ impl Shard {
         Ok(())
     }
 
+    /// Makes the kernel refuse to wait.
+    #[cfg(test)]
+    pub(crate) fn break_epoll(&mut self) {
+        self.epoll = UnixStream::pair().expect("a descriptor").0.into();
+    }
+
     /// Serves the NICs until told to stop; returns what each has counted.
     ///
     /// # Errors

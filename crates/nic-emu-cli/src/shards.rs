@@ -1,6 +1,7 @@
 //! The daemon's threads, and which part of which NIC lives on which of them.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::Builder;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use crate::cpus::Cpu;
 use crate::nic::{Joint, Nic, Places, Report};
 use crate::shard::{Door, Shard};
+use crate::waiting::Waits;
 
 /// Some shards, and NICs on them in turn: with two or more, the queues of a NIC are on different ones, with three or
 /// more its control is on a third. With one it is the same code.
@@ -18,6 +20,7 @@ pub struct Shards {
     cpus: Vec<Cpu>,
     /// The NICs, in the order in which they came.
     nics: Vec<Arc<Joint>>,
+    stop: UnixStream,
 }
 
 /// Parts of a NIC that can keep a thread busy: control and two queues.
@@ -38,6 +41,7 @@ impl Shards {
             shards,
             cpus: Vec::new(),
             nics: Vec::new(),
+            stop,
         })
     }
 
@@ -75,11 +79,16 @@ impl Shards {
         Ok(self.shards[places.control].door())
     }
 
+    /// How each shard waits, while they run.
+    pub fn waits(&self) -> Vec<Arc<Waits>> {
+        self.shards.iter().map(Shard::waits).collect()
+    }
+
     /// Serves the NICs until told to stop, the first shard on this thread; returns what each NIC has counted.
     ///
     /// # Errors
     ///
-    /// The kernel has no thread left, or refuses to wait.
+    /// The kernel has no thread left, or refuses to wait. One shard that fails ends the others at once.
     ///
     /// # Panics
     ///
@@ -92,19 +101,26 @@ impl Shards {
         for (number, shard) in (1..).zip(shards) {
             let cpu = cpu(number);
             let name = format!("shard {number}");
-            let thread = Builder::new().name(name).spawn(move || run(shard, cpu))?;
+            let all = EndsAll(self.stop.try_clone()?);
+            let thread = Builder::new()
+                .name(name)
+                .spawn(move || run(shard, cpu, all))?;
             threads.push(thread);
         }
-        let (mut ended, mut parts) = run(first, cpu(0))?;
+        let mut results = vec![run(first, cpu(0), EndsAll(self.stop))];
         for thread in threads {
             match thread.join() {
-                Ok(result) => {
-                    let (controls, queues) = result?;
-                    ended.extend(controls);
-                    parts.extend(queues);
-                }
+                Ok(result) => results.push(result),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
+        }
+        let (mut ended, mut parts) = (Vec::new(), Vec::new());
+        for (number, result) in results.into_iter().enumerate() {
+            let (controls, queues) = result.map_err(|error| {
+                io::Error::new(error.kind(), format!("shard {number}: {error}"))
+            })?;
+            ended.extend(controls);
+            parts.extend(queues);
         }
         // Backends go with the last of their halves, and have counted all that they will.
         drop(parts);
@@ -118,7 +134,17 @@ impl Shards {
     }
 }
 
-fn run(shard: Shard, cpu: Option<Cpu>) -> io::Result<(Vec<Arc<Joint>>, Vec<Nic>)> {
+/// Tells all shards to stop when one has ended, for whatever reason: half a NIC is of no use to anybody.
+struct EndsAll(UnixStream);
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        // Each has a descriptor of the same socket, and finds its end now.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+fn run(shard: Shard, cpu: Option<Cpu>, _all: EndsAll) -> io::Result<(Vec<Arc<Joint>>, Vec<Nic>)> {
     if let Some(cpu) = cpu {
         cpu.pin()?;
     }
@@ -151,6 +177,22 @@ fn places(nic: usize, shards: usize) -> Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_that_fails_ends_the_others_at_once() {
+        for broken in 0..3 {
+            // Nobody ever tells them to stop.
+            let (stop, _ours) = UnixStream::pair().unwrap();
+            let mut shards = Shards::new(stop, 3).unwrap();
+            shards.shards[broken].break_epoll();
+            let (told, result) = std::sync::mpsc::channel();
+            std::thread::spawn(move || told.send(shards.run()));
+            let patience = Duration::from_secs(60);
+            let result = result.recv_timeout(patience).expect("they end");
+            let error = result.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("shard {broken}: ")), "{error}");
+        }
+    }
 
     #[test]
     fn parts_go_to_different_shards_in_turn() {
