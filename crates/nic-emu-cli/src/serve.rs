@@ -120,7 +120,7 @@ pub fn serve(
     let operators = match control {
         None => None,
         Some(listener) => {
-            let server = Server::start(listener, watched);
+            let server = Server::start(listener, watched, shards.waits());
             Some(server.context("cannot answer operators")?)
         }
     };

@@ -383,6 +383,48 @@ fn names_are_found_among_daemons_or_one_sentence_says_why_not() {
     assert_eq!(folder.count(), 0, "all removed at the end");
 }
 
+/// The counts of one shard in what `inspect` says.
+fn waits(view: &Value, shard: usize, name: &str) -> u64 {
+    view["shards"][shard][name].as_u64().expect("a count")
+}
+
+#[test]
+fn how_the_shards_wait_is_shown() {
+    let lab = Lab::new();
+    for more in [&["--shards", "3"][..], &["--busy-poll", "100"]] {
+        let daemon = lab.serve(&["nic0.sock"], "null", more);
+        let mut nic = guest(&lab.socket("nic0.sock"));
+        let before = lab.inspect("nic0");
+        let frame = plain([0xFF; 6], nic.mac, 100, 0);
+        for _ in 0..10 {
+            assert!(nic.send(&frame, Offload::None));
+            assert!(nic.flush(60_000_000_000));
+        }
+        let after = lab.inspect("nic0");
+        let shards = after["shards"].as_array().expect("a list").len();
+        assert_eq!(shards, if more[0] == "--shards" { 3 } else { 1 });
+        let events = |view| (0..shards).map(|n| waits(view, n, "events")).sum::<u64>();
+        assert!(events(&after) > events(&before), "{after}");
+        for shard in 0..shards {
+            let count = |name| waits(&after, shard, name);
+            assert!(count("found") <= count("looks"), "{after}");
+            assert!(count("woken") + count("due") <= count("sleeps"), "{after}");
+        }
+        if shards == 1 {
+            assert!(waits(&after, 0, "looks") > waits(&before, 0, "looks"));
+        }
+        let text = lab.says(&["inspect", "nic0"]);
+        let line = |shard: usize| format!("\n  shard {shard}    slept ");
+        assert!(
+            (0..shards).all(|shard| text.contains(&line(shard))),
+            "{text}"
+        );
+        assert!(!text.contains(&line(shards)), "{text}");
+        drop(nic);
+        daemon.terminate();
+    }
+}
+
 /// Sends these bytes and reads until the daemon has nothing more to say.
 fn throw(control: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(control).expect("it listens");

@@ -19,6 +19,7 @@ use crate::mac::MacAddr;
 use crate::nic::Joint;
 use crate::shard::Door;
 use crate::view::View;
+use crate::waiting::Waits;
 
 /// How long one connection may take in all.
 const CONNECTION: Duration = Duration::from_secs(3);
@@ -44,16 +45,21 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers those who connect to `listener` about `nics`.
+    /// Answers those who connect to `listener` about `nics` and how `shards` wait.
     ///
     /// # Errors
     ///
     /// There is no thread or no descriptor to be had.
-    pub(crate) fn start(listener: Listener, nics: Vec<Watched>) -> io::Result<Self> {
+    pub(crate) fn start(
+        listener: Listener,
+        nics: Vec<Watched>,
+        shards: Vec<Arc<Waits>>,
+    ) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let current = Arc::default();
         let desk = Desk {
             nics,
+            shards,
             current: Arc::clone(&current),
         };
         let ended = stop.clone();
@@ -84,6 +90,7 @@ impl Drop for Server {
 /// Where the questions go.
 struct Desk {
     nics: Vec<Watched>,
+    shards: Vec<Arc<Waits>>,
     current: Arc<Mutex<Option<UnixStream>>>,
 }
 
@@ -197,7 +204,7 @@ impl Desk {
             door.knock();
         }
         let answer = nic.joint.operator.wait(ANSWER);
-        View::new(&nic.joint, nic.mac, answer)
+        View::new(&nic.joint, nic.mac, answer, &self.shards)
     }
 }
 

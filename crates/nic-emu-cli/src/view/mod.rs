@@ -44,6 +44,10 @@ pub struct View {
     pub statistics: BTreeMap<String, u64>,
     /// What the model has counted since the daemon started.
     pub counters: BTreeMap<String, u64>,
+    /// How each of the daemon's shards has waited: `sleeps`, those `woken` by an event or `due` by a deadline, `looks`
+    /// without sleeping and those that `found` something, `events`.
+    #[serde(default)]
+    pub shards: Vec<BTreeMap<String, u64>>,
     /// The network's side; none if the queues were too busy to say.
     pub network: Option<Network>,
     /// All readable registers, in the manual's order; of arrays, the elements that are not 0.

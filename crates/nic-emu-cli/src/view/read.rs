@@ -1,6 +1,7 @@
 //! From the atomics of a NIC to a [`View`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nic_emu::e1000::bits::{ctrl, rah, rctl, rxcsum, status, tctl};
 use nic_emu::e1000::fields::{self, LED_MODES};
@@ -14,6 +15,7 @@ use crate::mac::MacAddr;
 use crate::models::Model;
 use crate::nic::{ControlAnswer, Joint};
 use crate::summary;
+use crate::waiting::Waits;
 
 /// Unit of ITR in ns.
 const ITR_UNIT: u64 = 256;
@@ -21,8 +23,13 @@ const ITR_UNIT: u64 = 256;
 const DESCRIPTOR: u32 = 16;
 
 impl View {
-    /// The NIC as it is, with the answer, if it came in time.
-    pub(crate) fn new(joint: &Joint, mac: MacAddr, answer: Option<ControlAnswer>) -> Self {
+    /// The NIC as it is, with the answer, if it came in time, and how the daemon's shards wait.
+    pub(crate) fn new(
+        joint: &Joint,
+        mac: MacAddr,
+        answer: Option<ControlAnswer>,
+        shards: &[Arc<Waits>],
+    ) -> Self {
         let (shared, irqs) = (joint.shared(), joint.irqs());
         let regs = &shared.regs;
         let mut counters = named(shared.counters.snapshot().iter());
@@ -63,6 +70,10 @@ impl View {
             leds: leds(regs),
             statistics: statistics(regs),
             counters,
+            shards: shards
+                .iter()
+                .map(|waits| named(waits.snapshot().iter()))
+                .collect(),
             network: Some(Network {
                 name: joint.network.clone(),
                 counters: named(summary::all(&joint.passed.counters())),

@@ -60,6 +60,10 @@ impl Display for View {
             line(f, "queues", &queues)?;
         }
 
+        for (number, waits) in self.shards.iter().enumerate() {
+            line(f, &format!("shard {number}"), &waited(waits))?;
+        }
+
         counters(f, "statistics registers", &self.statistics)?;
         counters(f, "guest's side", &self.counters)?;
         match &self.network {
@@ -90,6 +94,16 @@ impl Display for View {
 
 fn line(f: &mut Formatter<'_>, what: &str, text: &dyn Display) -> fmt::Result {
     writeln!(f, "  {what:<11}{text}")
+}
+
+/// How a shard has waited, in a line.
+fn waited(waits: &BTreeMap<String, u64>) -> String {
+    let count = |name| waits.get(name).copied().unwrap_or(0);
+    let [sleeps, woken, due] = ["sleeps", "woken", "due"].map(count);
+    let [looks, found, events] = ["looks", "found", "events"].map(count);
+    format!(
+        "slept {sleeps} times (woken {woken}, due {due}), looked {looks} times without (found {found}), {events} events"
+    )
 }
 
 /// Those that are not 0.
