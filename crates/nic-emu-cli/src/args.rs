@@ -48,7 +48,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve one or more NICs until SIGTERM or SIGINT.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// List the NICs that can be emulated.
     Models,
     /// Show a NIC of a running daemon: link, rings, filters, LEDs, counters, registers. The NIC does not notice.
