@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use guest_mem::GuestSlice;
 use nic_emu::Time;
-use nic_emu::common::frame::{ETH_HEADER, Features, Offload, RxFrame, RxMeta, TxBurst, TxFrame};
-use nic_emu::common::gso::Segments;
+use nic_emu::common::frame::{
+    ETH_HEADER, Features, Offload, RxCsum, RxFrame, RxMeta, TxBurst, TxFrame,
+};
+use nic_emu::common::gso::{MAX_SEGMENTS, Segments};
 
-use crate::backend::{Backend, Meter, Receiver, RxBuf, Sender};
+use crate::backend::{Backend, Meter, Receiver, RxBuf, Sender, Way};
 use crate::held::Held;
 
 /// Frames held back each way, as many as Linux' netem holds.
 const HELD_FRAMES: usize = 1000;
 const HELD_BYTES: usize = 8 * 1024 * 1024;
-/// Frames taken from the other backend per call.
+/// Frames taken from the other backend per call, a super-frame counted as what it is cut into.
 const INTAKE: usize = 64;
 /// More than any headers; what asks for more is refused by the other backend.
 const HEAD_MAX: usize = 512;
@@ -51,30 +53,34 @@ pub struct FaultOptions {
 
 /// A backend around another one, which loses, damages and delays frames.
 ///
-/// A super-frame is lost as a whole. If it is to be damaged it is cut up first, and one of its segments is hit. Frames
-/// to send wait in the guest's ring when too many are held back already; frames received are dropped then. Each way has
-/// a fate of its own, so the same frames meet the same one, on however many threads.
+/// Each segment of a super-frame has the fate that it would have on a wire, and it is cut up where that is another than
+/// that of its neighbours. Frames to send wait in the guest's ring when too many are held back already; frames received
+/// are dropped then. Each way has a fate of its own, so the same frames meet the same one, on however many threads.
 pub struct Fault;
 
 struct FaultSender {
     inner: Box<dyn Sender>,
-    fate: Fate,
-    /// Due, and what the sender left to do.
-    held: Held<(Time, Offload)>,
+    road: Road,
     /// The other backend did not take all that was due.
     retry_at: Option<Time>,
     counters: Arc<Meter>,
-    scratch: Vec<u8>,
 }
 
 struct FaultReceiver {
     inner: Box<dyn Receiver>,
-    fate: Fate,
-    /// Due, and what is known about it.
-    held: Held<(Time, RxMeta)>,
+    road: Road,
     /// When the timers ran last.
     ran_at: Time,
     counters: Arc<Meter>,
+}
+
+/// One way: what happens to frames there, and those that are held back.
+struct Road {
+    fate: Fate,
+    /// Due, and what is known about it: of what the guest sends, what it left to do.
+    held: Held<(Time, RxMeta)>,
+    /// A segment; empty until there is one.
+    scratch: Vec<u8>,
 }
 
 impl Fault {
@@ -94,16 +100,13 @@ impl Fault {
             name: format!("fault over {}", inner.name),
             tx: Box::new(FaultSender {
                 inner: inner.tx,
-                fate: fate(options.direction != Direction::Rx, options.seed),
-                held: Held::new(HELD_FRAMES, HELD_BYTES),
+                road: Road::new(fate(options.direction != Direction::Rx, options.seed)),
                 retry_at: None,
                 counters: inner.counters.clone(),
-                scratch: Vec::new(),
             }),
             rx: Box::new(FaultReceiver {
                 inner: inner.rx,
-                fate: fate(options.direction != Direction::Tx, !options.seed),
-                held: Held::new(HELD_FRAMES, HELD_BYTES),
+                road: Road::new(fate(options.direction != Direction::Tx, !options.seed)),
                 ran_at: Time::ZERO,
                 counters: inner.counters.clone(),
             }),
@@ -112,57 +115,116 @@ impl Fault {
     }
 }
 
-impl FaultSender {
-    /// Keeps a frame of the guest for later; whether there was room.
-    fn keep(&mut self, frame: &TxFrame<'_>, due: Time) -> bool {
-        self.held.push(frame.len(), (due, frame.offload), |to| {
-            frame.copy_to(to);
-        })
+impl Road {
+    fn new(fate: Fate) -> Self {
+        Self {
+            fate,
+            held: Held::new(HELD_FRAMES, HELD_BYTES),
+            scratch: Vec::new(),
+        }
     }
 
-    /// As [`FaultSender::keep`], but damaged.
-    ///
-    /// Checksums left to others would be made after the damage and hide it, so they are made here.
-    fn keep_damaged(&mut self, frame: &TxFrame<'_>, due: Time) -> bool {
-        let dropped = &self.counters.tx.dropped;
-        let Some(mut segments) = Segments::new(*frame) else {
-            dropped.add_alone(1);
+    /// Lets a frame meet its fate, and keeps what is left of it. Whether there was room: if not, the same frame will
+    /// meet the same fate.
+    fn take(&mut self, frame: RxFrame<'_>, now: Time, way: &Way) -> bool {
+        self.keep(frame.into(), frame.meta, now, way)
+    }
+
+    /// As [`take`](Self::take), for a frame of which `meta` is known.
+    fn keep(&mut self, frame: TxFrame<'_>, meta: RxMeta, now: Time, way: &Way) -> bool {
+        let due = now + self.fate.delay;
+        let before = self.fate.state;
+        let kept = match self.fate.spares(frame.segments()) {
+            true => self.keep_whole(frame, (due, meta), way),
+            false => {
+                self.fate.state = before;
+                self.keep_segments(frame, (due, meta), way)
+            }
+        };
+        if !kept {
+            self.fate.state = before;
+        }
+        kept
+    }
+
+    fn keep_whole(&mut self, frame: TxFrame<'_>, note: (Time, RxMeta), way: &Way) -> bool {
+        let kept = self.held.push(frame.len(), note, |to| {
+            frame.copy_to(to);
+        });
+        let delayed = kept && !self.fate.delay.is_zero();
+        way.delayed.add_alone(u64::from(delayed));
+        kept
+    }
+
+    /// Each segment meets a fate of its own. Checksums left to others would be made after the damage and hide it, so they
+    /// are made here.
+    fn keep_segments(
+        &mut self,
+        frame: TxFrame<'_>,
+        (due, meta): (Time, RxMeta),
+        way: &Way,
+    ) -> bool {
+        let count = |segments: &Segments<'_>| segments.count() <= HELD_FRAMES;
+        let Some(mut segments) = Segments::new(frame).filter(count) else {
+            way.dropped.add_alone(1);
             return true;
         };
-        if segments.count() > HELD_FRAMES {
-            dropped.add_alone(1);
-            return true;
-        }
         if segments.count() > self.held.room() {
             return false;
         }
-        let hit = self.fate.below(segments.count());
+        let csum = match meta.csum {
+            RxCsum::Partial(_) => RxCsum::Valid,
+            known => known,
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(scratch.len().max(segments.max_len()), 0);
-        let mut index = 0;
         while let Some(len) = segments.next_into(&mut scratch) {
-            if index == hit {
-                self.fate.damage(&mut scratch[..len]);
+            if self.fate.loses() {
+                way.lost.add_alone(1);
+                continue;
             }
-            let kept = self.held.push(len, (due, Offload::default()), |to| {
-                to.copy_from_slice(&scratch[..len]);
-            });
+            let segment = &mut scratch[..len];
+            let mut meta = RxMeta {
+                csum,
+                gso: None,
+                ..meta
+            };
+            if self.fate.damages() {
+                self.fate.damage(segment);
+                way.corrupted.add_alone(1);
+                (meta.csum, meta.bad_fcs) = (RxCsum::Unknown, true);
+            }
+            let kept = self
+                .held
+                .push(len, (due, meta), |to| to.copy_from_slice(segment));
             // Out of memory in the middle of a super-frame: the rest of it is lost.
-            dropped.add_alone(u64::from(!kept));
-            index += 1;
+            way.dropped.add_alone(u64::from(!kept));
+            let delayed = kept && !self.fate.delay.is_zero();
+            way.delayed.add_alone(u64::from(delayed));
         }
         self.scratch = scratch;
         true
     }
 
+    /// The frames that are due, oldest first.
+    fn due(&self, now: Time) -> impl Iterator<Item = RxFrame<'_>> {
+        let frames = self.held.iter();
+        frames
+            .take_while(move |(_, (due, _))| *due <= now)
+            .map(|(data, &(_, meta))| RxFrame { data, meta })
+    }
+}
+
+impl FaultSender {
     /// Hands on what is due.
     fn flush(&mut self, now: Time) {
         self.retry_at = None;
         loop {
             let mut burst = TxBurst::new();
-            for (bytes, (_, offload)) in self.held.iter().take_while(|(_, (due, _))| *due <= now) {
-                let (head, body) = bytes.split_at(head_len(bytes.len(), offload));
-                if !burst.push_frame(head, &[GuestSlice::from_bytes(body)], *offload) {
+            for frame in self.road.due(now) {
+                let offload = TxFrame::from(frame).offload;
+                let (head, body) = frame.data.split_at(head_len(frame.data.len(), &offload));
+                if !burst.push_frame(head, &[GuestSlice::from_bytes(body)], offload) {
                     break;
                 }
             }
@@ -172,7 +234,7 @@ impl FaultSender {
             let wanted = burst.len();
             let taken = self.inner.send(&burst, now);
             drop(burst);
-            self.held.forget(taken);
+            self.road.held.forget(taken);
             if taken < wanted {
                 self.retry_at = Some(now + RETRY);
                 return;
@@ -184,30 +246,16 @@ impl FaultSender {
 impl FaultReceiver {
     /// Takes what the other backend has received.
     fn take_in(&mut self, buf: &mut RxBuf, now: Time) {
-        let counters = &self.counters.rx;
-        for _ in 0..INTAKE {
+        let way = &self.counters.rx;
+        let mut taken = 0;
+        while taken < INTAKE {
             let Some(frame) = self.inner.recv(buf, now) else {
                 return;
             };
-            let RxFrame { data, mut meta } = frame;
-            if self.fate.strikes(self.fate.loss) {
-                counters.lost.add_alone(1);
-                continue;
+            taken += frame.segments();
+            if !self.road.take(frame, now, way) {
+                way.dropped.add_alone(frame.segments() as u64);
             }
-            let damaged = self.fate.strikes(self.fate.corrupt);
-            meta.bad_fcs |= damaged;
-            let due = now + self.fate.delay;
-            let fate = &mut self.fate;
-            let kept = self.held.push(data.len(), (due, meta), |to| {
-                to.copy_from_slice(data);
-                if damaged {
-                    fate.damage(to);
-                }
-            });
-            counters.corrupted.add_alone(u64::from(kept && damaged));
-            let delayed = kept && !self.fate.delay.is_zero();
-            counters.delayed.add_alone(u64::from(delayed));
-            counters.dropped.add_alone(u64::from(!kept));
         }
     }
 }
@@ -229,27 +277,11 @@ impl Sender for FaultSender {
     fn send(&mut self, burst: &TxBurst<'_>, now: Time) -> usize {
         let mut taken = 0;
         for frame in burst.frames() {
-            // A frame that has to wait in the ring meets its fate when it is sent again.
-            if self.held.room() == 0 {
+            if !self
+                .road
+                .keep(frame, frame.offload.into(), now, &self.counters.tx)
+            {
                 break;
-            }
-            let due = now + self.fate.delay;
-            if self.fate.strikes(self.fate.loss) {
-                self.counters.tx.lost.add_alone(1);
-            } else {
-                let damaged = self.fate.strikes(self.fate.corrupt);
-                let kept = if damaged {
-                    self.keep_damaged(&frame, due)
-                } else {
-                    self.keep(&frame, due)
-                };
-                if !kept {
-                    break;
-                }
-                let counters = &self.counters.tx;
-                counters.corrupted.add_alone(u64::from(damaged));
-                let delayed = !self.fate.delay.is_zero();
-                counters.delayed.add_alone(u64::from(delayed));
             }
             taken += 1;
         }
@@ -258,7 +290,7 @@ impl Sender for FaultSender {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let due = self.held.front().map(|(_, (due, _))| *due);
+        let due = self.road.held.front().map(|(_, (due, _))| *due);
         // What is overdue waits for another try.
         let due = due.map(|due| self.retry_at.map_or(due, |at| at.max(due)));
         [due, self.inner.deadline()].into_iter().flatten().min()
@@ -276,17 +308,14 @@ impl Sender for FaultSender {
 
 impl Receiver for FaultReceiver {
     fn recv<'b>(&mut self, buf: &'b mut RxBuf, now: Time) -> Option<RxFrame<'b>> {
-        if self.held.front().is_none_or(|(_, (due, _))| *due > now) {
+        if self.road.due(now).next().is_none() {
             self.take_in(buf, now);
         }
-        let (bytes, &(due, meta)) = self.held.front()?;
-        if due > now {
-            return None;
-        }
-        let data = &mut buf.frame()[..bytes.len()];
-        data.copy_from_slice(bytes);
-        self.held.forget(1);
-        Some(RxFrame { data, meta })
+        let RxFrame { data, meta } = self.road.due(now).next()?;
+        let copy = &mut buf.frame()[..data.len()];
+        copy.copy_from_slice(data);
+        self.road.held.forget(1);
+        Some(RxFrame { data: copy, meta })
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -302,7 +331,7 @@ impl Receiver for FaultReceiver {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let due = self.held.front().map(|(_, (due, _))| *due);
+        let due = self.road.held.front().map(|(_, (due, _))| *due);
         // What is overdue: the NIC was told, but has no room.
         let due = due.map(|due| {
             if due > self.ran_at {
@@ -340,6 +369,21 @@ impl Fate {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// Whether nothing happens to so many frames.
+    fn spares(&mut self, frames: usize) -> bool {
+        let strikes = self.loss > 0.0 || self.corrupt > 0.0;
+        let frames = if strikes { frames.min(MAX_SEGMENTS) } else { 0 };
+        (0..frames).all(|_| !self.loses() && !self.damages())
+    }
+
+    fn loses(&mut self) -> bool {
+        self.strikes(self.loss)
+    }
+
+    fn damages(&mut self) -> bool {
+        self.strikes(self.corrupt)
     }
 
     /// True with that probability.

@@ -141,7 +141,7 @@ fn damage_is_not_hidden_by_a_checksum_made_later() {
         );
         let intact = on_the_wire(burst(&requests).frame(0));
         let hit = sent[..10].iter().zip(&intact).filter(|((f, _), g)| f != *g);
-        assert_eq!(hit.count(), 1);
+        assert_eq!(hit.count(), 10, "each of them");
         assert_ne!(sent[10].0, complete);
     }
 }
@@ -226,4 +226,70 @@ fn what_the_network_does_not_take_is_tried_again() {
     let sent = std::mem::take(&mut record.lock().unwrap().sent);
     assert_eq!(sent.into_iter().map(|(f, _)| f).collect::<Vec<_>>(), frames);
     assert_eq!(fault.tx.deadline(), None);
+}
+
+/// What comes out of a fault injector on the receiving end of a cable, as it would be on a wire.
+fn received_from_cable(options: FaultOptions, sent: &[(Vec<u8>, Offload)]) -> Passed {
+    let (mut a, b) = crate::switch::pair().unwrap();
+    let mut fault = Fault::around(b, options);
+    let mut buf = RxBuf::new();
+    let mut frames = Vec::new();
+    for request in sent.chunks(8) {
+        assert_eq!(a.tx.send(&burst(request), NOW), request.len());
+        // All of it may be lost, and yet there is more.
+        for _ in 0..request.len() {
+            while let Some(frame) = fault.rx.recv(&mut buf, NOW) {
+                let bad = frame.meta.bad_fcs;
+                frames.extend(on_the_wire(frame.into()).into_iter().map(|f| (f, bad)));
+            }
+        }
+    }
+    (frames, fault.counters.counters())
+}
+
+/// Frames, and whether their FCS is known to be wrong.
+type Passed = (Vec<(Vec<u8>, bool)>, Counters);
+
+fn sent_to_recorder(options: FaultOptions, sent: &[(Vec<u8>, Offload)]) -> Passed {
+    let (inner, record) = Recorder::backend();
+    let mut fault = Fault::around(inner, options);
+    for request in sent.chunks(8) {
+        assert_eq!(fault.tx.send(&burst(request), NOW), request.len());
+    }
+    let sent = std::mem::take(&mut record.lock().unwrap().sent);
+    let wire = |request: &_| on_the_wire(burst(std::slice::from_ref(request)).frame(0));
+    let frames = sent.iter().flat_map(wire).map(|frame| (frame, false));
+    (frames.collect(), fault.counters.counters())
+}
+
+/// The same happens to them as if they had been cut before.
+#[test]
+fn each_segment_of_a_super_frame_has_a_fate_of_its_own() {
+    let (mut whole, mut struck) = (0, 0);
+    for seed in 0..20 {
+        let options = FaultOptions {
+            loss: 0.02,
+            corrupt: 0.02,
+            seed,
+            ..FaultOptions::default()
+        };
+        let payload = |i: u32| pattern(500 + 3000 * i as usize);
+        let supers: Vec<_> = (0..20).map(|i| tcp_super(i, 1448, &payload(i))).collect();
+        let cut: Vec<_> = supers
+            .iter()
+            .flat_map(|request| on_the_wire(burst(std::slice::from_ref(request)).frame(0)))
+            .map(|frame| (frame, Offload::default()))
+            .collect();
+        for pass in [received_from_cable, sent_to_recorder] {
+            let (got, counted) = pass(options, &supers);
+            let (want, expected) = pass(options, &cut);
+            assert!(got == want, "seed {seed}");
+            let faults = |c: &Counters| (c.lost, c.corrupted, c.tx_dropped + c.rx_dropped);
+            assert_eq!(faults(&counted), faults(&expected));
+            assert_eq!(got.len() as u64, cut.len() as u64 - counted.lost);
+            whole += u64::from(counted.lost + counted.corrupted == 0);
+            struck += counted.lost + counted.corrupted;
+        }
+    }
+    assert!(whole < 5 && struck > 200, "{whole} {struck}");
 }
