@@ -7,12 +7,16 @@
 
 #[path = "receive.rs"]
 mod asked_receive;
+#[path = "receive_waiting.rs"]
+mod asked_receive_waiting;
 #[path = "transmit.rs"]
 mod asked_transmit;
 #[path = "hostile.rs"]
 mod interrupted_hostile;
 #[path = "receive.rs"]
 mod interrupted_receive;
+#[path = "receive_waiting.rs"]
+mod interrupted_receive_waiting;
 #[path = "transmit.rs"]
 mod interrupted_transmit;
 

@@ -216,3 +216,14 @@ pub fn broadcast(len: usize) -> Vec<u8> {
     }
     frame
 }
+
+/// What lies in the guest's buffers for a frame.
+pub fn stored(frame: &[u8], secrc: bool) -> Vec<u8> {
+    let mut out = frame.to_vec();
+    out.resize(frame.len().max(60), 0);
+    if !secrc {
+        let fcs = crc(&out);
+        out.extend(fcs.to_le_bytes());
+    }
+    out
+}
