@@ -12,7 +12,7 @@ use vfio_user::{Accepted, Closed, Epoll, Event, Memory, Server};
 
 use super::asked::ControlAnswer;
 use super::joint::Joint;
-use super::{TOKEN_CONTROL, watch};
+use super::source::{TOKEN_CONTROL, watch};
 use crate::eeprom::EepromFile;
 use crate::engine::Engine;
 use crate::summary;

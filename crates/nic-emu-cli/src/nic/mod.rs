@@ -3,6 +3,7 @@
 //! Control, transmit queue and receive queue are three parts. A shard holds any of them, and those that it holds are one
 //! thing that is called in turn; what the others have to know is in the [`Joint`], and their [`Waker`]s wake them.
 
+mod abroad;
 mod asked;
 mod calls;
 mod control;
@@ -11,6 +12,7 @@ mod joint;
 mod line;
 mod memory;
 mod rx;
+mod source;
 mod turns;
 mod tx;
 mod waker;
@@ -18,13 +20,13 @@ mod waker;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use net_backend::{Backend, RxBuf};
 use nic_emu::Time;
 use nic_emu::e1000::rx::Overrun;
 use nic_emu::e1000::{self, CountersSnapshot, Kick};
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use vfio_user::{Listener, Server};
 
 use crate::eeprom::EepromFile;
@@ -32,73 +34,18 @@ use crate::engine::Engine;
 use crate::loopback;
 use crate::mac::MacAddr;
 use crate::rom::Rom;
-use crate::shard::{Door, Shard};
+use crate::shard::Door;
+use abroad::Abroad;
 pub(crate) use asked::ControlAnswer;
 use control::Control;
 pub(crate) use joint::{Joint, SavedQueues};
 use rx::RxPart;
+pub(crate) use source::Source;
+use source::TOKEN_BITS;
 use tx::TxPart;
 
 /// How the threads of NICs wake each other.
 pub(crate) type Waker = waker::Waker<eventfd::Eventfd>;
-
-/// One of the descriptors of a NIC. Its epoll data is the NIC's number and these four low bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// One of the server's; the epoll data says which.
-    Server(u64),
-    /// The backend's: it has frames.
-    Frames,
-    /// The backend's: it has room again.
-    Room,
-    /// The backend's link may have changed.
-    Link,
-    /// Parts on other threads have news for the control.
-    ControlWaker,
-    /// Parts on other threads have news for the transmit queue.
-    TxWaker,
-    /// Parts on other threads have news for the receive queue.
-    RxWaker,
-}
-
-const TOKEN_BITS: u32 = 4;
-const TOKEN_FRAMES: u64 = 8;
-const TOKEN_LINK: u64 = 9;
-const TOKEN_CONTROL: u64 = 10;
-const TOKEN_TX: u64 = 11;
-const TOKEN_RX: u64 = 12;
-const TOKEN_ROOM: u64 = 13;
-
-impl Source {
-    /// Takes epoll data apart into the number of a NIC and its descriptor.
-    pub(crate) fn of_token(data: u64) -> (usize, Self) {
-        let source = match data & ((1 << TOKEN_BITS) - 1) {
-            TOKEN_FRAMES => Self::Frames,
-            TOKEN_ROOM => Self::Room,
-            TOKEN_LINK => Self::Link,
-            TOKEN_CONTROL => Self::ControlWaker,
-            TOKEN_TX => Self::TxWaker,
-            TOKEN_RX => Self::RxWaker,
-            _ => Self::Server(data),
-        };
-        ((data >> TOKEN_BITS) as usize, source)
-    }
-}
-
-/// Has epoll watch a descriptor, or not any more: it reports errors and hang-ups of whatever it watches.
-fn watch(
-    epoll: BorrowedFd<'_>,
-    fd: BorrowedFd<'_>,
-    data: u64,
-    flags: EventFlags,
-    wanted: bool,
-) -> io::Result<()> {
-    match wanted {
-        true => epoll::add(epoll, fd, EventData::new_u64(data), flags)?,
-        false => epoll::delete(epoll, fd)?,
-    }
-    Ok(())
-}
 
 /// What a NIC wants after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +72,6 @@ pub struct Nic {
     hired: Vec<JoinHandle<()>>,
     /// There was no thread to be had for the queues, and there is no use in asking at each turn.
     refused: bool,
-}
-
-/// The hired shard that has the queues of a NIC. It ends when this is gone, and the queues have left.
-struct Abroad(Option<Door>);
-
-impl Drop for Abroad {
-    fn drop(&mut self) {
-        if let Some(door) = self.0.take() {
-            door.close();
-        }
-    }
 }
 
 /// The shards on which the parts of a NIC live, by their numbers.
@@ -509,63 +445,4 @@ impl Nic {
         }
         self.wake_others();
     }
-
-    /// Sends the queues to a thread of their own while their memory has to be asked for, and home afterwards.
-    fn place_queues(&mut self, epoll: BorrowedFd<'_>) -> io::Result<()> {
-        let Some(control) = &mut self.control else {
-            return Ok(());
-        };
-        let remote = control.is_remote();
-        self.refused &= remote;
-        if remote && self.abroad.is_none() && !self.refused {
-            self.hired.retain(|thread| !thread.is_finished());
-            match hire(&self.joint) {
-                Ok((door, thread)) => {
-                    tracing::info!(
-                        nic = self.joint.name,
-                        "asks its hypervisor for the guest's memory, on a thread of its own"
-                    );
-                    control.watch_waker(epoll)?;
-                    self.joint.tx.send_to(door.clone());
-                    self.joint.rx.send_to(door.clone());
-                    self.abroad = Some(Abroad(Some(door)));
-                    self.hired.push(thread);
-                }
-                Err(error) => {
-                    tracing::error!(
-                        nic = self.joint.name,
-                        "no thread for the queues, they stay where they are: {error}"
-                    );
-                    self.refused = true;
-                }
-            }
-        } else if !remote && self.abroad.is_some() {
-            let (tx, rx) = (&self.joint.tx, &self.joint.rx);
-            if let (Some(tx_home), Some(rx_home)) = (tx.home.get(), rx.home.get()) {
-                tx.send_to(tx_home.clone());
-                rx.send_to(rx_home.clone());
-            }
-            self.abroad = None;
-        }
-        Ok(())
-    }
-}
-
-/// A thread that serves the queues that come through its door, until nobody can come any more; and the wakers between it
-/// and the others.
-fn hire(joint: &Joint) -> io::Result<(Door, JoinHandle<()>)> {
-    let shard = Shard::hired()?;
-    joint.tx.waker.watch()?;
-    joint.rx.waker.watch()?;
-    joint.control.watch()?;
-    // Not the whole path: the kernel keeps 15 bytes of a thread's name.
-    let name = joint.name.rsplit('/').next().unwrap_or_default().to_owned();
-    let nic = joint.name.clone();
-    let door = shard.door().ok_or(io::ErrorKind::NotFound)?;
-    let thread = Builder::new().name(name).spawn(move || {
-        if let Err(error) = shard.run_hired() {
-            tracing::error!(nic, "closed, its queues have no event loop: {error}");
-        }
-    })?;
-    Ok((door, thread))
 }

@@ -13,7 +13,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::joint::Joint;
 use super::memory::Memory;
-use super::{TOKEN_FRAMES, TOKEN_LINK, TOKEN_RX, watch};
+use super::source::{TOKEN_FRAMES, TOKEN_LINK, TOKEN_RX, watch};
 use crate::loopback::Exit;
 
 /// Frames received in one turn, a super-frame counted as what it is cut into; who has more goes to the back of the list.

@@ -14,7 +14,7 @@ use rustix::event::epoll::EventFlags;
 
 use super::joint::Joint;
 use super::memory::Memory;
-use super::{TOKEN_ROOM, TOKEN_TX, watch};
+use super::source::{TOKEN_ROOM, TOKEN_TX, watch};
 use crate::loopback::Entrance;
 
 /// Bursts sent in one turn; who has more goes to the back of the list.
