@@ -3,13 +3,12 @@
 //! What such a guest says on its serial port is lines, records: a name, then `key=value` words.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::lines::{Heard, Lines};
 use crate::machine::{Accel, Memory};
-use crate::vm::{RunDir, accept, check_alive, launch};
+use crate::run::{RunDir, accept, check_alive, launch};
 use crate::{Error, Lab, Nic, Process, Result};
 
 /// The exit code of a guest that was content, by way of `isa-debug-exit`.
@@ -120,13 +119,10 @@ impl BareBuilder {
         let command_line = crate::netns::words(&qemu);
         let mut process = launch(&self.lab, self.netns.as_deref(), qemu, &run)?;
         let serial = accept(&serial, &mut process, &run)?;
-        serial
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .map_err(Error::io("set up the guest's serial port"))?;
+        let serial = Lines::new(serial, "the guest's serial port")?;
         Ok(Bare {
             process,
-            serial: BufReader::new(serial),
-            line: Vec::new(),
+            serial,
             said: String::new(),
             ended: false,
             command: command.to_owned(),
@@ -141,8 +137,7 @@ impl BareBuilder {
 pub struct Bare {
     // First, so that QEMU is gone before its files are.
     process: Process,
-    serial: BufReader<UnixStream>,
-    line: Vec<u8>,
+    serial: Lines,
     said: String,
     ended: bool,
     command: String,
@@ -186,8 +181,7 @@ impl Bare {
     /// # Errors
     /// [`Error::Io`] if QEMU does not take it.
     pub fn nudge(&mut self) -> Result<()> {
-        let sent = self.serial.get_mut().write_all(b"\n");
-        sent.map_err(Error::io("write to the guest's serial port"))
+        self.serial.write(b"\n")
     }
 
     /// Waits until the guest has ended content; returns all its records.
@@ -237,38 +231,18 @@ impl Bare {
 
     /// The next line; `None` at the deadline.
     fn next_line(&mut self, deadline: Instant) -> Result<Option<String>> {
-        loop {
-            // A timeout in the middle of a line keeps what was read in `line`.
-            match self.serial.read_until(b'\n', &mut self.line) {
-                Ok(0) => {
-                    self.process.wait(EXIT)?;
-                    check_alive(&mut self.process, &self.run)?;
-                    return Ok(None);
-                }
-                Ok(_) if self.line.ends_with(b"\n") => {
-                    let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-                    self.line.clear();
-                    self.said.push_str(&line);
-                    self.said.push('\n');
-                    return Ok(Some(line));
-                }
-                Ok(_) => {}
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) =>
-                {
-                    if Instant::now() >= deadline {
-                        return Ok(None);
-                    }
-                }
-                Err(e) => {
-                    return Err(Error::Io {
-                        what: "read from the guest's serial port".into(),
-                        source: e,
-                    });
-                }
+        match self.serial.next(deadline)? {
+            Heard::Line(line) => {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                self.said.push_str(&line);
+                self.said.push('\n');
+                Ok(Some(line))
+            }
+            Heard::Nothing => Ok(None),
+            Heard::End => {
+                self.process.wait(EXIT)?;
+                check_alive(&mut self.process, &self.run)?;
+                Ok(None)
             }
         }
     }

@@ -1,12 +1,12 @@
 //! QEMU's monitor protocol (docs/interop/qmp-spec): one JSON object per line.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::lines::{Heard, Lines};
 use crate::{Error, Result};
 
 /// How long QEMU may take to answer a command.
@@ -17,8 +17,7 @@ const EVENTS: usize = 1024;
 /// A monitor of a running QEMU.
 #[derive(Debug)]
 pub struct Qmp {
-    stream: BufReader<UnixStream>,
-    line: Vec<u8>,
+    lines: Lines,
     events: VecDeque<Value>,
 }
 
@@ -28,12 +27,8 @@ impl Qmp {
     /// # Errors
     /// [`Error::Qmp`] if the other side is no QEMU.
     pub fn new(stream: UnixStream) -> Result<Self> {
-        stream
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .map_err(Error::io("set up the monitor"))?;
         let mut qmp = Self {
-            stream: BufReader::new(stream),
-            line: Vec::new(),
+            lines: Lines::new(stream, "QEMU's monitor")?,
             events: VecDeque::new(),
         };
         let greeting = qmp.message(Instant::now() + PATIENCE)?;
@@ -53,10 +48,7 @@ impl Qmp {
             "{}\n",
             json!({ "execute": command, "arguments": arguments })
         );
-        self.stream
-            .get_mut()
-            .write_all(request.as_bytes())
-            .map_err(Error::io("write to QEMU's monitor"))?;
+        self.lines.write(request.as_bytes())?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let Some(mut message) = self.message(deadline)? else {
@@ -109,35 +101,15 @@ impl Qmp {
 
     /// The next message; `None` at the deadline.
     fn message(&mut self, deadline: Instant) -> Result<Option<Value>> {
-        loop {
-            // A timeout in the middle of a line keeps what was read in `line`.
-            match self.stream.read_until(b'\n', &mut self.line) {
-                Ok(0) => return Err(refused("connection", "it was closed".into())),
-                Ok(_) if self.line.ends_with(b"\n") => {
-                    let parsed = serde_json::from_slice(&self.line);
-                    self.line.clear();
-                    return parsed
-                        .map(Some)
-                        .map_err(|e| refused("message", e.to_string()));
-                }
-                Ok(_) => {}
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) =>
-                {
-                    if Instant::now() >= deadline {
-                        return Ok(None);
-                    }
-                }
-                Err(e) => {
-                    return Err(Error::Io {
-                        what: "read from QEMU's monitor".into(),
-                        source: e,
-                    });
-                }
+        match self.lines.next(deadline)? {
+            Heard::Line(line) => {
+                let parsed = serde_json::from_slice(&line);
+                parsed
+                    .map(Some)
+                    .map_err(|e| refused("message", e.to_string()))
             }
+            Heard::Nothing => Ok(None),
+            Heard::End => Err(refused("connection", "it was closed".into())),
         }
     }
 }
@@ -152,6 +124,7 @@ fn refused(command: &str, detail: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader, Write};
 
     #[test]
     fn answers_errors_and_events_are_told_apart() {

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 
 use crate::machine::Memory;
-use crate::vm::{RunDir, accept, greet, launch};
+use crate::run::{RunDir, accept, greet, launch};
 use crate::{Lab, Process, Qmp, Result};
 
 /// A QEMU under `-accel qtest`: nothing executes, a test reads and writes ports, memory and MMIO through a socket. It
