@@ -18,6 +18,7 @@ pub mod machine;
 pub mod packets;
 pub mod pair;
 pub mod pinger;
+pub mod processors;
 pub mod reflector;
 pub mod transfer;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! What figures depend on: the machine, the commit, who else used the processors.
+//! What figures depend on: the machine and the commit.
 
 use std::fs;
 use std::process::Command;
@@ -101,26 +101,6 @@ fn date(mut day: u64) -> String {
     format!("{year}-{month:02}-{:02}", day + 1)
 }
 
-/// Processor time of a process so far, in seconds: all its threads, in the guest, in itself and in the kernel
-/// (proc(5), `/proc/PID/stat`).
-pub(crate) fn process_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let ticks = process_ticks(&stat).with_context(|| format!("{path} says {stat}"))?;
-    Ok(seconds(ticks))
-}
-
-fn process_ticks(stat: &str) -> Option<u64> {
-    // The name may have blanks and parentheses in it.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut field = || fields.next()?.parse::<u64>().ok();
-    Some(field()? + field()?)
-}
-
-fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-}
-
 /// The commit that is checked out, with `-dirty` if files differ from it; `unknown` outside of a repository.
 pub(crate) fn commit() -> String {
     let git = Command::new("git")
@@ -135,73 +115,9 @@ pub(crate) fn commit() -> String {
     }
 }
 
-/// Processor time of all processors so far, in ticks (proc(5), `/proc/stat`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CpuTime {
-    total: u64,
-    steal: u64,
-    idle: u64,
-}
-
-impl CpuTime {
-    pub(crate) fn now() -> Self {
-        Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default())
-    }
-
-    fn parse(stat: &str) -> Self {
-        let line = stat.lines().next().unwrap_or_default();
-        let ticks: Vec<u64> = line
-            .split_whitespace()
-            .skip(1)
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        // user nice system idle iowait irq softirq steal; what follows is contained in user and nice.
-        Self {
-            total: ticks.iter().take(8).sum(),
-            steal: ticks.get(7).copied().unwrap_or_default(),
-            idle: ticks.iter().skip(3).take(2).sum(),
-        }
-    }
-
-    /// Share of the time since then that the hypervisor below us gave to others, in percent.
-    pub(crate) fn steal_percent_since(self, then: Self) -> f64 {
-        let total = self.total.saturating_sub(then.total).max(1);
-        self.steal.saturating_sub(then.steal) as f64 * 100.0 / total as f64
-    }
-
-    /// Processor seconds that were used on this machine since then, whoever used them.
-    pub(crate) fn busy_seconds_since(self, then: Self) -> f64 {
-        let busy = |time: Self| time.total - time.steal - time.idle;
-        seconds(busy(self).saturating_sub(busy(then)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn steal_is_the_eighth_number() {
-        let then = CpuTime::parse("cpu  100 0 100 800 0 0 0 0 7 0\ncpu0 1 1 1 1\n");
-        let now = CpuTime::parse("cpu  150 0 100 840 0 0 0 10 9 0\n");
-        assert!((now.steal_percent_since(then) - 10.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn busy_is_what_is_neither_idle_nor_stolen() {
-        let then = CpuTime::parse("cpu 100 0 100 800 50 0 0 0 7 0\n");
-        let now = CpuTime::parse("cpu 150 0 130 840 60 5 5 10 9 0\n");
-        let ticks = now.busy_seconds_since(then) * seconds(1).recip();
-        assert!((ticks - 90.0).abs() < 1e-6, "{ticks}");
-    }
-
-    #[test]
-    fn a_process_has_user_and_system_time() {
-        let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 300 40 7 8 20 0 1 0 9\n";
-        assert_eq!(process_ticks(stat), Some(340));
-        assert_eq!(process_ticks("12 (a) S 1"), None);
-        assert!(process_seconds(std::process::id()).unwrap() >= 0.0);
-    }
 
     #[test]
     fn days_have_dates() {

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use nic_emu_tests::processors::CpuTime;
+
 use crate::options::Plan;
-use crate::processors::{self, Usage};
+use crate::processors;
 
 /// Beyond this share of stolen time a round tells more about the neighbours than about us.
 const STEAL_LIMIT: f64 = 5.0;
@@ -34,7 +36,7 @@ pub struct Measured {
     /// Nanoseconds from one processor to another and back, one value a round; none with one processor.
     pub ping_pong: Vec<f64>,
     /// What the processors did in the rounds that count.
-    pub usage: Usage,
+    pub usage: CpuTime,
     /// What of it was ours.
     pub own: Duration,
     /// Rounds that were run again because time was stolen.
@@ -66,7 +68,7 @@ pub fn interleave(
         frames: vec![0; contenders.len()],
         getppid: Vec::new(),
         ping_pong: Vec::new(),
-        usage: Usage::default(),
+        usage: CpuTime::default(),
         own: Duration::ZERO,
         repeated: 0,
     };
@@ -76,7 +78,7 @@ pub fn interleave(
     }
     let mut round = 0;
     while round < plan.rounds {
-        let (before, own) = (Usage::now(), processors::own_time());
+        let (before, own) = (CpuTime::now(), processors::own_time());
         let mut values = vec![0.0; contenders.len()];
         let count = contenders.len();
         for turn in 0..count {
@@ -89,13 +91,12 @@ pub fn interleave(
             values[index] = time.as_nanos() as f64 / frames.max(1) as f64;
             measured.frames[index] += frames;
         }
-        let mut usage = Usage::default();
-        usage.add(before, Usage::now());
+        let usage = CpuTime::now().since(before);
         if usage.steal_percent() > STEAL_LIMIT && measured.repeated < plan.rounds {
             measured.repeated += 1;
             continue;
         }
-        measured.usage.add(before, Usage::now());
+        measured.usage += usage;
         measured.own += processors::own_time().saturating_sub(own);
         for (row, value) in measured.per_frame.iter_mut().zip(values) {
             row.push(value);
@@ -243,7 +244,7 @@ mod tests {
             frames: vec![2, 2],
             getppid: Vec::new(),
             ping_pong: Vec::new(),
-            usage: Usage::default(),
+            usage: CpuTime::default(),
             own: Duration::ZERO,
             repeated: 0,
         };

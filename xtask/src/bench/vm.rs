@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use nic_emu_lab::{Accel, Lab, Suite};
+use nic_emu_tests::processors::CpuTime;
 use nic_emu_tests::{Direction, cli};
 use serde_json::{Value, json};
 
-use crate::machine::{self, CpuTime};
+use crate::machine;
 use crate::stage::{Maker, Stage, WIRE, ensure_same_tap};
 
 /// Beyond this share of stolen time a round tells more about the neighbours than about the NICs.
@@ -151,7 +152,7 @@ fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
     sleep(Duration::from_secs(1));
     let send = stage.pair().tcp(Direction::Send, options.seconds);
     let send = send.context("guest sends")?.mbit;
-    let steal = CpuTime::now().steal_percent_since(before);
+    let steal = CpuTime::now().since(before).steal_percent();
     let (command_line, daemon) = stage.command_lines(lab);
     Ok(Run {
         receive,

@@ -9,11 +9,11 @@ use nic_emu_lab::{Accel, Lab, Nic, Suite};
 use nic_emu_tests::counts::{Messages, Mmio, Parties, Reading, Trace};
 use nic_emu_tests::packets::{self, Flow, Way};
 use nic_emu_tests::pinger::{self, RoundTrips};
+use nic_emu_tests::processors::{CpuTime, process_seconds};
 use nic_emu_tests::{Direction, cli, counters, latency, reflector};
 
 use super::contestant::Contestant;
 use super::record::{Bare, Cpu, Events, Load, Run, Settings, Stream, Trips};
-use crate::machine::{self, CpuTime};
 use crate::stage::{Ground, MAC, Maker, Stage, WIRE};
 
 /// ICMP echoes, one after the other.
@@ -55,7 +55,7 @@ impl Measure {
         let send = self.stream(&mut stage, Direction::Send);
         let mut send = send.context("guest sends")?;
         let mut loads = self.loads(&mut stage)?;
-        let mut steal = CpuTime::now().steal_percent_since(before);
+        let mut steal = CpuTime::now().since(before).steal_percent();
 
         let (qemu, daemon) = stage.command_lines(&self.lab);
         let tap = stage.tap_facts.clone();
@@ -72,7 +72,7 @@ impl Measure {
         let bare = if self.settings.bare && nic.is_82540em() {
             let before = CpuTime::now();
             let mut bare = self.bare(&maker).context("bare guest")?;
-            steal = steal.max(CpuTime::now().steal_percent_since(before));
+            steal = steal.max(CpuTime::now().since(before).steal_percent());
             if counted {
                 let [receive, send] = self
                     .bare_events(&maker)
@@ -215,8 +215,8 @@ impl Used {
     fn now(stage: &Stage) -> Result<Self> {
         let daemon = stage.daemon.as_ref();
         Ok(Self {
-            qemu: machine::process_seconds(stage.vm.pid())?,
-            daemon: daemon.map_or(Ok(0.0), |daemon| machine::process_seconds(daemon.pid()))?,
+            qemu: process_seconds(stage.vm.pid())?,
+            daemon: daemon.map_or(Ok(0.0), |daemon| process_seconds(daemon.pid()))?,
             machine: CpuTime::now(),
             tap: counters::tap(&stage.ground.netns, &stage.ground.tap)?,
         })
@@ -226,7 +226,7 @@ impl Used {
         Cpu {
             qemu: self.qemu - then.qemu,
             daemon: self.daemon - then.daemon,
-            machine: self.machine.busy_seconds_since(then.machine),
+            machine: self.machine.since(then.machine).busy_seconds(),
         }
     }
 }
