@@ -38,6 +38,9 @@ pub struct View {
     pub receive: Ring,
     /// What the receiver lets through.
     pub filters: Filters,
+    /// Wake-up, if it is asked for or has something to show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_up: Option<WakeUp>,
     /// The four LEDs of the card.
     pub leds: Vec<Led>,
     /// The statistics registers: what the guest finds there when it reads them next. Halves of 64-bit ones are joined.
@@ -131,6 +134,17 @@ pub struct Filters {
     pub vlans: u32,
     /// Names of the bits of RCTL that let more or less through.
     pub modes: Vec<String>,
+}
+
+/// What would wake the machine, and what would have. Nothing does: there is no PME# line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeUp {
+    /// Names of the filters that are on: those of WUFC with PME_En, MAG with WUC.APME.
+    pub filters: Vec<String>,
+    /// Names of the filters in WUS, which passed the packet that is kept, or the change of the link.
+    pub passed: Vec<String>,
+    /// PME_Status.
+    pub status: bool,
 }
 
 /// A receive address.

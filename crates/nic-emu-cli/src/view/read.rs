@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nic_emu::e1000::bits::{ctrl, rah, rctl, rxcsum, status, tctl};
+use nic_emu::e1000::bits::{ctrl, rah, rctl, rxcsum, status, tctl, wuc, wufc};
 use nic_emu::e1000::fields::{self, LED_MODES};
 use nic_emu::e1000::regs::{Access, Reg, Regs};
 use vfio_user::Memory;
 
 use super::{
     Address, Field, Filters, Hypervisor, Interrupts, Led, Link, Network, Register, Ring, View,
+    WakeUp,
 };
 use crate::mac::MacAddr;
 use crate::models::Model;
@@ -67,6 +68,7 @@ impl View {
             transmit: transmit(regs),
             receive: receive(regs),
             filters: filters(regs),
+            wake_up: wake_up(regs),
             leds: leds(regs),
             statistics: statistics(regs),
             counters,
@@ -200,6 +202,30 @@ fn filters(regs: &Regs) -> Filters {
             .map(|&(name, _)| name.to_owned())
             .collect(),
     }
+}
+
+fn wake_up(regs: &Regs) -> Option<WakeUp> {
+    let control = regs.get(Reg::WUC);
+    let acpi = match control & wuc::PME_EN != 0 {
+        true => regs.get(Reg::WUFC),
+        false => 0,
+    };
+    let apm = match control & wuc::APME != 0 {
+        true => wufc::MAG,
+        false => 0,
+    };
+    let names = |bits| {
+        fields::wake_up_filters(bits)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let wake_up = WakeUp {
+        filters: names(acpi | apm),
+        passed: names(regs.get(Reg::WUS)),
+        status: control & wuc::PME_STATUS != 0,
+    };
+    let tells = !wake_up.filters.is_empty() || !wake_up.passed.is_empty() || wake_up.status;
+    tells.then_some(wake_up)
 }
 
 fn leds(regs: &Regs) -> Vec<Led> {
@@ -336,6 +362,19 @@ mod tests {
         assert_eq!(filters.addresses, [address]);
         assert_eq!((filters.multicast_bits, filters.vlans), (2, 1));
         assert_eq!(filters.modes, ["MPE", "BAM", "VME"]);
+    }
+
+    #[test]
+    fn wake_up_shows_once_there_is_something_to_show() {
+        let show = |values| wake_up(&regs(values));
+        assert_eq!(show(&[(Reg::WUFC, wufc::EX)]), None, "nobody enabled it");
+        let armed = show(&[(Reg::WUFC, wufc::EX | wufc::BC), (Reg::WUC, wuc::PME_EN)]).unwrap();
+        assert_eq!(armed.filters, ["EX", "BC"]);
+        assert!(armed.passed.is_empty() && !armed.status);
+        assert_eq!(show(&[(Reg::WUC, wuc::APME)]).unwrap().filters, ["MAG"]);
+        let seen = show(&[(Reg::WUS, wufc::FLX0 << 3), (Reg::WUC, wuc::PME_STATUS)]).unwrap();
+        assert_eq!(seen.passed, ["FLX"]);
+        assert!(seen.filters.is_empty() && seen.status);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use nic_emu::e1000::regs::Reg;
 
-use super::{Field, Hypervisor, Interrupts, Led, Link, Ring, View};
+use super::{Field, Hypervisor, Interrupts, Led, Link, Ring, View, WakeUp};
 
 impl Display for View {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -48,6 +48,9 @@ impl Display for View {
             "filters",
             &format!("multicast hashes {hashes}, VLANs {vlans}, modes {modes}"),
         )?;
+        if let Some(wake_up) = &self.wake_up {
+            line(f, "wake-up", wake_up)?;
+        }
         for (number, led) in self.leds.iter().enumerate() {
             line(f, &format!("LED {number}"), led)?;
         }
@@ -226,6 +229,14 @@ impl Display for Ring {
             None => write!(f, "{with_nic} to send"),
             Some(bytes) => write!(f, "{with_nic} free with {bytes} bytes each"),
         }
+    }
+}
+
+impl Display for WakeUp {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let status = if self.status { ", PME_Status" } else { "" };
+        let (filters, passed) = (words(&self.filters), words(&self.passed));
+        write!(f, "filters {filters}, passed {passed}{status}")
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Names as in the 8254x manual, chapter 13, where drivers agree with it. Registers that are a single number have none.
 
-use super::bits::{cause, ctrl, ctrl_ext, eecd, eerd, mdic, rah, rctl, rxcsum, status, tctl, wuc};
+use super::bits::{
+    cause, ctrl, ctrl_ext, eecd, eerd, mdic, rah, rctl, rxcsum, status, tctl, wuc, wufc,
+};
 use super::regs::Reg;
 
 /// Bits of a register that belong together.
@@ -218,15 +220,15 @@ const DESCRIPTOR_CONTROL: &[Field] = fields![
 ];
 
 const WAKE_UP: &[Field] = fields![
-    LNKC = 1 << 0,
-    MAG = 1 << 1,
-    EX = 1 << 2,
-    MC = 1 << 3,
-    BC = 1 << 4,
-    ARP = 1 << 5,
-    IPV4 = 1 << 6,
-    IPV6 = 1 << 7,
-    FLX = 0xF << 16,
+    LNKC = wufc::LNKC,
+    MAG = wufc::MAG,
+    EX = wufc::EX,
+    MC = wufc::MC,
+    BC = wufc::BC,
+    ARP = wufc::ARP,
+    IPV4 = wufc::IPV4,
+    IPV6 = wufc::IPV6,
+    FLX = 0xF * wufc::FLX0,
 ];
 
 /// The fields of a register from the lowest bit up; bits that no field has are reserved. None for a plain number.
@@ -270,6 +272,12 @@ pub fn of(reg: Reg) -> &'static [Field] {
 pub fn causes(causes: u32) -> impl Iterator<Item = &'static str> {
     let set = move |field: &&Field| field.of(causes) != 0;
     CAUSES.iter().filter(set).map(|field| field.name)
+}
+
+/// The names of the wake-up filters in a value of WUFC or WUS, from the lowest bit up; the flexible ones are one.
+pub fn wake_up_filters(filters: u32) -> impl Iterator<Item = &'static str> {
+    let set = move |field: &&Field| field.of(filters) != 0;
+    WAKE_UP.iter().filter(set).map(|field| field.name)
 }
 
 #[cfg(test)]
