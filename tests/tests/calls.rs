@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use guest_driver::e1000::{Config, E1000, Offload};
-use guest_driver::regs::{RCTL, cause};
+use guest_driver::regs::{RCTL, WUFC, cause, pci, rctl, wufc};
 use guest_driver::socket::Socket;
 use guest_driver::{Bus, desc, packet};
 use nic_emu_lab::{Lab, Netns};
@@ -22,6 +22,8 @@ const MAC: &str = "52:54:00:12:34:56";
 /// What a batch costs beside its frames: the doorbell or a last look at the TAP, the interrupt, and going to sleep again.
 const PER_BATCH: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// PMCSR in configuration space.
+const PMCSR: u8 = 0xDC + pci::PMCSR;
 /// How long nothing may happen.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -212,7 +214,29 @@ fn idle_it_does_nothing_at_all() -> Result<()> {
     rig.driver.bus.write32(RCTL, 0);
     rig.quiet()?;
     rig.to_guest.send(&[0; 1000])?;
-    nothing(&rig.traced, "with the receiver off")
+    nothing(&rig.traced, "with the receiver off")?;
+    // Asleep: only what may wake the guest is somebody's business, and only once.
+    rig.driver.bus.write32(RCTL, rctl::EN);
+    rig.driver.bus.write32(WUFC, wufc::EX);
+    rig.driver.bus.config_write(PMCSR, 2, pci::D3HOT);
+    rig.driver.bus.settle();
+    rig.traced.asleep()?;
+    rig.to_guest.send(&[0; 1000])?;
+    nothing(&rig.traced, "in D3")?;
+    let armed = pci::D3HOT | pci::PME_EN;
+    rig.driver.bus.config_write(PMCSR, 2, armed);
+    rig.driver.bus.settle();
+    let status = |rig: &mut Rig| rig.driver.bus.config_read(PMCSR, 2) & pci::PME_STATUS;
+    ensure!(status(&mut rig) == 0, "woken by what came before");
+    rig.to_guest.send(&[0; 1000])?;
+    let deadline = Instant::now() + PATIENCE;
+    while status(&mut rig) == 0 {
+        ensure!(Instant::now() < deadline, "no frame wakes it");
+        thread::sleep(Duration::from_millis(1));
+    }
+    rig.traced.asleep()?;
+    rig.to_guest.send(&[0; 1000])?;
+    nothing(&rig.traced, "in D3, and woken")
 }
 
 #[test]

@@ -86,11 +86,13 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | wake-up by multicast with RCTL.MPE | groups of the hash table | Linux sets MPE for it | all groups |
 | WUPL | length of the packet | Linux's igb takes that many bytes for the packet, without FCS | with padding, without FCS |
 | a flexible filter of length 0 | not said | | passes whatever the address filters accept |
-| reset of WUS, WUPL and WUPM | by power-on only | Linux clears WUS after it has woken | by power-on only |
-| WUC.APME after reset | from the EEPROM: word 24, bit 10; of the 82544, word 0F, bit 2 | Linux takes its default of `ethtool -s wol` from there | from there; off in the EEPROM as it comes |
+| VLAN tags and SNAP before what the ARP and IP filters look for | the text: skipped; the tables: by the 82541 and 82547 | | skipped |
+| destination of packets for the ARP and IP filters | the text: broadcast for ARP, this station for IP; the tables: what the address filters accept | | what the address filters accept |
+| magic packet to everybody with RCTL.BAM off | passes; of the 82544, it does not | | passes, for all models |
+| WUC.APME after reset | from initialization control word 2 | Linux and FreeBSD: word 24, bit 10; of the 82544, word 0F (that word), bit 2 | as the drivers have it; off in the EEPROM as it comes |
 | PCI-X capability | mode, burst and split transactions | real parts in a 33 MHz slot: command 0002, status 04400000 | the same; its command holds what is written |
 | MSI capability | there | QEMU, VirtualBox and bhyve: none; Linux does not use it | with `msi=on` only, a message each time the line would rise |
-| flash, BAR1 | a window if a flash is fitted | QEMU has its I/O ports there | no flash, no BAR1 |
+| flash, BAR1, FLA | a window if a flash is fitted, which is the expansion ROM too | QEMU has its I/O ports there; no driver needs it | no flash, no BAR1; FLA holds its bits, and the expansion ROM is one of its own (`rom=FILE`) |
 ";
 
 fn access(access: Access) -> &'static str {

@@ -7,6 +7,7 @@ mod filters;
 mod link;
 mod registers;
 mod tcp;
+mod wake;
 
 use std::thread;
 
@@ -83,7 +84,7 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         ("checksums", features::receive_checksums),
         ("jumbo", link::jumbo),
     ];
-    let newest: [Check; 11] = [
+    let newest: [Check; 12] = [
         ("dump", registers::dump),
         ("rings", registers::rings),
         ("blink", registers::blink),
@@ -95,6 +96,7 @@ pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
         ("speed", link::speed),
         ("pause", link::pause),
         ("cable", link::cable),
+        ("wake", wake::wake),
     ];
     let make = {
         let lab = lab.clone();
