@@ -32,7 +32,8 @@ State:
 - zero: it always reads 0, since what it would show never happens here
 
 Drivers that read or write it on this part: **L** Linux `e1000` (**l**: only in its register dump), **F** FreeBSD `em`,
-**D** DPDK `em`, **I** iPXE, **C** the crate `e1000-driver`.
+**D** DPDK `em`, **I** iPXE, **C** the crate `e1000-driver`. D and I are what QEMU's trace of every access showed while the tests of
+`tests/tests/drivers` ran, and for I also IMS and IMC, which it writes when a boot program wants interrupts of it (UNDI).
 
 CTRL.RST returns all registers to the reset values below, except those marked *kept*, which only a reset of the bus or
 power-on does; those *kept by both* only power-on does (of WUC, that is PME_EN and PME_STATUS). Offsets are those of BAR0;

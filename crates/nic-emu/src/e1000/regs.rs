@@ -119,7 +119,7 @@ registers! {
     CTRL     = 0x0000, Rw, Mac, 0x0014_0241, 0xDBFC_1BE9, Behaves, "LFDIC", "device control";
     STATUS   = 0x0008, Ro, Mac, 0x0000_0281, 0, Behaves, "LFDIC", "device status: link, speed, duplex";
     EECD     = 0x0010, Rw, Mac, 0x0000_0010, 0x0000_0077, Behaves, "LFD", "EEPROM/flash control: the bit-banged Microwire port";
-    EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, Behaves, "I", "EEPROM read, small format";
+    EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, Behaves, "", "EEPROM read, small format";
     CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, Behaves, "lFD", "extended device control";
     FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, Stored, "", "flash access (no flash fitted)";
     MDIC     = 0x0020, Rw, Mac, 0x1000_0000, 0x2FFF_FFFF, Behaves, "LFD", "MDI control: the way to the PHY";
@@ -131,7 +131,7 @@ registers! {
     TXCW     = 0x0178, Rw, Mac, 0, 0xC000_FFFF, Stored, "L", "transmit configuration word (fibre)";
     RXCW     = 0x0180, Ro, Mac, 0, 0, Zero, "", "receive configuration word (fibre)";
     LEDCTL   = 0x0E00, Rw, Mac, 0x0706_8302, 0xCFCF_CFCF, Stored, "LFD", "LED control";
-    PBA      = 0x1000, Rw, Mac, 0x0010_0030, 0x0000_FFFF, Behaves, "LFDI", "packet buffer allocation in KiB: RXA written, TXA derived";
+    PBA      = 0x1000, Rw, Mac, 0x0010_0030, 0x0000_FFFF, Behaves, "LFD", "packet buffer allocation in KiB: RXA written, TXA derived";
 
     // Interrupt
     ICR      = 0x00C0, W1c, Mac, 0, 0x0001_FFFF, Behaves, "LFDIC", "interrupt cause read: a read clears it";
@@ -149,7 +149,7 @@ registers! {
     RDLEN    = 0x2808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "receive descriptor ring length, bytes";
     RDH      = 0x2810, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor head";
     RDT      = 0x2818, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDIC", "receive descriptor tail";
-    RDTR     = 0x2820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFDC", "receive interrupt delay, 1.024 us; bit 31 flushes and reads 0";
+    RDTR     = 0x2820, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFC", "receive interrupt delay, 1.024 us; bit 31 flushes and reads 0";
     RXDCTL   = 0x2828, Rw, Mac, 0x0001_0000, 0x013F_3F3F, Stored, "DI", "receive descriptor control";
     RADV     = 0x282C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFC", "receive interrupt absolute delay, 1.024 us";
     RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, Behaves, "", "receive small packet detect";
@@ -157,7 +157,7 @@ registers! {
     // Transmit
     TCTL     = 0x0400, Rw, Mac, 0, 0x033F_FFFA, Behaves, "LFDIC", "transmit control; SWXOFF sends a pause frame and reads 0";
     TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, Stored, "LFC", "transmit inter-packet gap";
-    AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LFD", "adaptive inter-frame spacing throttle";
+    AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LF", "adaptive inter-frame spacing throttle";
     TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "transmit descriptor base low";
     TDBAH    = 0x3804, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFDI", "transmit descriptor base high";
     TDLEN    = 0x3808, Rw, Mac, 0, 0x000F_FF80, Behaves, "LFDIC", "transmit descriptor ring length, bytes";
