@@ -19,6 +19,7 @@ pub struct GuestSlice<'m> {
 
 impl<'m> GuestSlice<'m> {
     /// `ptr` must be valid for reads of `len` bytes for `'m`, and for writes if the slice was asked for writing.
+    #[inline]
     pub(crate) fn new(ptr: *mut u8, len: usize) -> Self {
         Self {
             ptr,
@@ -33,16 +34,19 @@ impl<'m> GuestSlice<'m> {
     }
 
     /// Number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Where the bytes are, for an iovec. Not to be dereferenced.
+    #[inline]
     pub fn as_ptr(&self) -> *const u8 {
         self.ptr
     }
@@ -52,6 +56,7 @@ impl<'m> GuestSlice<'m> {
     /// # Panics
     ///
     /// If the slice is shorter than `n`.
+    #[inline]
     pub fn split_at(self, n: usize) -> (Self, Self) {
         assert!(n <= self.len);
         (
@@ -61,6 +66,7 @@ impl<'m> GuestSlice<'m> {
     }
 
     /// Copies the first bytes into `to`; returns how many, the lesser of both lengths.
+    #[inline]
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         let n = self.len.min(to.len());
         // SAFETY: both sides are valid for `n` bytes, and memory of a guest is never also a Rust slice. The guest may
@@ -71,18 +77,21 @@ impl<'m> GuestSlice<'m> {
 }
 
 /// Copies out of guest RAM. `from` must be valid for reads of `to.len()` bytes.
+#[inline]
 pub(crate) fn copy_out(from: *const u8, to: &mut [u8]) {
     // SAFETY: the callers in `map` translate and bound every pointer; see `copy_to` for concurrent writers.
     unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
 }
 
 /// Copies into guest RAM. `to` must be valid for writes of `from.len()` bytes.
+#[inline]
 pub(crate) fn copy_in(from: &[u8], to: *mut u8) {
     // SAFETY: as in `copy_out`, and only ranges mapped writable get here.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
 }
 
 /// Reads one aligned 64-bit word; everything written before its writer stored it is visible afterwards.
+#[inline]
 pub(crate) fn load_u64(from: *mut u8) -> u64 {
     debug_assert!(from.cast::<u64>().is_aligned());
     // SAFETY: translated, bounded and aligned by the caller.
@@ -90,6 +99,7 @@ pub(crate) fn load_u64(from: *mut u8) -> u64 {
 }
 
 /// Writes one aligned 64-bit word after everything written before.
+#[inline]
 pub(crate) fn store_u64(to: *mut u8, value: u64) {
     debug_assert!(to.cast::<u64>().is_aligned());
     // SAFETY: translated, bounded and aligned by the caller, in a writable range.
@@ -97,6 +107,7 @@ pub(crate) fn store_u64(to: *mut u8, value: u64) {
 }
 
 /// Writes one aligned 32-bit word after everything written before.
+#[inline]
 pub(crate) fn store_u32(to: *mut u8, value: u32) {
     debug_assert!(to.cast::<u32>().is_aligned());
     // SAFETY: translated, bounded and aligned by the caller, in a writable range.
@@ -104,6 +115,7 @@ pub(crate) fn store_u32(to: *mut u8, value: u32) {
 }
 
 /// Writes one byte after everything written before.
+#[inline]
 pub(crate) fn store_u8(to: *mut u8, value: u8) {
     // SAFETY: translated and bounded by the caller, in a writable range.
     unsafe { AtomicU8::from_ptr(to) }.store(value, Ordering::Release);

@@ -194,6 +194,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// [`DmaError::Unreachable`] if any byte is, and what a remote says.
+    #[inline]
     pub fn read_u64s(&self, addr: u64, to: &mut [u64]) -> Result<(), DmaError> {
         if let Some((ptr, room)) = self.find(addr, Access::Read)
             && size_of_val(to) as u64 <= room
@@ -211,12 +212,32 @@ impl GuestMem {
         Ok(())
     }
 
+    /// Reads a little-endian 64-bit word as [`read_u64s`](Self::read_u64s) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_u64s`](Self::read_u64s).
+    #[inline]
+    pub fn load_u64(&self, addr: u64) -> Result<u64, DmaError> {
+        match self.find(addr, Access::Read) {
+            Some((ptr, room)) if room >= 8 && ptr.cast::<u64>().is_aligned() => {
+                Ok(access::load_u64(ptr))
+            }
+            _ => {
+                let mut bytes = [0; 8];
+                self.read_pieces(addr, &mut bytes)?;
+                Ok(u64::from_le_bytes(bytes))
+            }
+        }
+    }
+
     /// Copies the bytes of all `chunks`, one after the other, to guest memory at `addr`; writes all bytes or none, as
     /// [`write`](Self::write) does. A remote gets them in one piece: `scratch` is where they are joined for it.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
+    #[inline]
     pub fn write_chunks(
         &self,
         addr: u64,
@@ -273,6 +294,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`write`](Self::write).
+    #[inline]
     pub fn store_u64(&self, addr: u64, value: u64) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 8 && ptr.cast::<u64>().is_aligned() => {
@@ -290,6 +312,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`write`](Self::write).
+    #[inline]
     pub fn store_u32(&self, addr: u64, value: u32) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 4 && ptr.cast::<u32>().is_aligned() => {
@@ -334,6 +357,14 @@ impl GuestMem {
         Ok(())
     }
 
+    /// The `len` bytes at `addr`, to be read, if they are mapped in one piece: what [`slices`](Self::slices) hands out
+    /// nearly always.
+    #[inline]
+    pub fn slice(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
+        let (ptr, room) = self.find(addr, Access::Read)?;
+        (len <= room).then(|| GuestSlice::new(ptr, len as usize))
+    }
+
     /// Hands out the pieces of this process's memory that back `len` bytes at `addr`, in ascending order.
     ///
     /// Whoever lets somebody write to slices lent for [`Access::ReadWrite`] calls [`mark_written`](Self::mark_written)
@@ -343,6 +374,7 @@ impl GuestMem {
     ///
     /// [`DmaError::Unreachable`] if any byte is not mapped ([`reach`](Self::reach) says whether it can be read and
     /// written all the same); the pieces before it have been handed out then.
+    #[inline]
     pub fn slices<'m>(
         &'m self,
         addr: u64,
@@ -395,6 +427,7 @@ impl GuestMem {
     }
 
     /// Calls `each` for every part of `len` bytes at `addr`, with its address and length.
+    #[inline]
     fn walk<'m>(
         &'m self,
         addr: u64,

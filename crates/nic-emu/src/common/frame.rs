@@ -269,12 +269,19 @@ impl<'m> TxBurst<'m> {
     /// Adds `len` zeroed bytes to the copied heads, for [`TxBurst::push`] to use up; lends the pieces along.
     ///
     /// Panics if there is no room, which [`TxBurst::has_room`] tells.
+    #[inline]
     pub(crate) fn head(&mut self, len: usize) -> (&mut [u8], &mut [GuestSlice<'m>]) {
         static ZEROS: [u8; 512] = [0; 512];
         let start = self.heads.len();
+        // A length that the compiler knows saves a call.
+        let zeros = match len {
+            0..=64 if self.heads.remaining_capacity() >= 64 => &ZEROS[..64],
+            _ => &ZEROS[..len],
+        };
         self.heads
-            .try_extend_from_slice(&ZEROS[..len])
+            .try_extend_from_slice(zeros)
             .expect("room was asked for");
+        self.heads.truncate(start + len);
         (&mut self.heads[start..], &mut self.body)
     }
 
@@ -283,16 +290,22 @@ impl<'m> TxBurst<'m> {
         self.heads.truncate(self.heads.len() - len);
     }
 
-    /// Adds a frame: the last `head_len` bytes of the heads, then the pieces from number `body_start`.
-    pub(crate) fn push(&mut self, head_len: usize, body_start: usize, offload: Offload) {
-        let body: usize = self.body[body_start..].iter().map(GuestSlice::len).sum();
+    /// Adds a frame of `len` bytes: the last `head_len` bytes of the heads, then the pieces from number `body_start`.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        head_len: usize,
+        body_start: usize,
+        len: usize,
+        offload: Offload,
+    ) {
         self.frames.push(Record {
             head: Head::Copied,
             head_start: (self.heads.len() - head_len) as u32,
             head_len: head_len as u32,
             body_start: body_start as u16,
             body_end: self.body.len() as u16,
-            len: (head_len + body) as u32,
+            len: len as u32,
             offload,
         });
     }
@@ -307,7 +320,8 @@ impl<'m> TxBurst<'m> {
         self.heads
             .try_extend_from_slice(head)
             .expect("room was asked for");
-        self.push(head.len(), body_start, offload);
+        let len: usize = body.iter().map(GuestSlice::len).sum();
+        self.push(head.len(), body_start, head.len() + len, offload);
         true
     }
 

@@ -350,7 +350,7 @@ impl Reg {
 /// the guest come through [`Reg::at`], which names no others.
 #[derive(Debug)]
 pub struct Regs {
-    cells: Box<[AtomicU32]>,
+    cells: [AtomicU32; CELLS],
     /// The 64-bit statistics, whose two cells stay unused: a count and a clear must not tear.
     octets: [AtomicU64; 4],
 }
@@ -358,7 +358,7 @@ pub struct Regs {
 impl Default for Regs {
     fn default() -> Self {
         let regs = Regs {
-            cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(),
+            cells: [const { AtomicU32::new(0) }; CELLS],
             octets: Default::default(),
         };
         regs.reset(Domain::Power);

@@ -34,7 +34,7 @@ use crate::common::ring::Ring;
 use crate::{Interrupted, Time};
 use fifo::{Fifo, Held};
 use judge::{How, Size};
-use place::{Place, Progress};
+use place::{Place, Placing, Progress};
 use ring::Descriptors;
 pub use saved::RxState;
 
@@ -95,6 +95,23 @@ struct Batch {
     /// Everything that arrived, wanted or not.
     frames: u32,
     octets: u64,
+}
+
+impl Batch {
+    #[cold]
+    fn begin(shared: &Shared, mem: &GuestMem, descriptors: &mut Descriptors) -> Self {
+        let ring = ring(shared);
+        descriptors.begin(mem, ring);
+        Self {
+            ring,
+            head: shared.regs.get(Reg::RDH),
+            moved: false,
+            causes: 0,
+            good: Tally::default(),
+            frames: 0,
+            octets: 0,
+        }
+    }
 }
 
 /// The receive ring of one NIC. Whoever holds it delivers; nobody else touches the ring.
@@ -203,7 +220,7 @@ impl RxQueue {
             Err(other) => return other,
         };
         // Frames do not overtake one another.
-        let first = self.resume(mem, now);
+        let first = self.fifo.is_empty() || self.drain(mem);
         let network_waits = first && overrun == Overrun::Hold;
         let room = match network_waits {
             true => usize::MAX,
@@ -214,7 +231,8 @@ impl RxQueue {
             // What is begun has to have a place to go on from.
             true => {
                 let keep = size.fitting(room).frames > 0;
-                self.place(mem, frame, layout.as_ref(), &how, &mut progress, keep)
+                self.placing(mem, &how, keep)
+                    .frame(frame, layout.as_ref(), &mut progress)
             }
             false => Place::NoDescriptor,
         };
@@ -339,10 +357,12 @@ impl RxQueue {
     /// Whether none waits any more. Part of a batch like [`RxQueue::deliver`].
     pub fn resume(&mut self, mem: &GuestMem, _now: Time) -> bool {
         self.sync();
+        self.fifo.is_empty() || self.drain(mem)
+    }
+
+    #[cold]
+    fn drain(&mut self, mem: &GuestMem) -> bool {
         self.interrupted = false;
-        if self.fifo.is_empty() {
-            return true;
-        }
         let mut fifo = std::mem::take(&mut self.fifo);
         if !self.enabled() {
             // What waits when the driver stops the receiver is not for the next one to find.
@@ -354,7 +374,8 @@ impl RxQueue {
             let frame = RxFrame { data, meta };
             let layout = judge::layout(&frame).ok().flatten();
             let (how, progress) = (held.how, &mut held.progress);
-            match self.place(mem, frame, layout.as_ref(), &how, progress, true) {
+            let mut placing = self.placing(mem, &how, true);
+            match placing.frame(frame, layout.as_ref(), progress) {
                 Place::Done | Place::Unreachable => {}
                 Place::NoDescriptor => break,
                 Place::Interrupted => {
@@ -400,7 +421,7 @@ impl RxQueue {
     /// Ends the batch; whether there was one.
     fn tell(&mut self, mem: &GuestMem, now: Time, wait: bool) -> Result<bool, Interrupted> {
         self.sync();
-        let Some(mut batch) = self.batch.take() else {
+        let Some(batch) = self.batch.take() else {
             return Ok(false);
         };
         let Shared {
@@ -458,6 +479,7 @@ impl RxQueue {
         self.batch(mem).causes |= cause::RXO;
     }
 
+    #[inline]
     fn batch(&mut self, mem: &GuestMem) -> &mut Batch {
         let Self {
             batch,
@@ -465,43 +487,26 @@ impl RxQueue {
             descriptors,
             ..
         } = self;
-        batch.get_or_insert_with(|| {
-            let ring = ring(shared);
-            descriptors.begin(mem, ring);
-            Batch {
-                ring,
-                head: shared.regs.get(Reg::RDH),
-                moved: false,
-                causes: 0,
-                good: Tally::default(),
-                frames: 0,
-                octets: 0,
-            }
-        })
+        batch.get_or_insert_with(|| Batch::begin(shared, mem, descriptors))
     }
 
-    fn place(
-        &mut self,
-        mem: &GuestMem,
-        frame: RxFrame<'_>,
-        layout: Option<&Layout>,
-        how: &How,
-        progress: &mut Progress,
-        keep: bool,
-    ) -> Place {
-        self.batch(mem);
-        let batch = self.batch.as_mut().expect("just made");
-        let descriptors = &mut self.descriptors;
-        batch.place(
-            &self.shared,
+    /// What is needed to place a frame.
+    #[inline]
+    fn placing<'a>(&'a mut self, mem: &'a GuestMem, how: &'a How, keep: bool) -> Placing<'a> {
+        let Self {
+            batch,
+            shared,
+            descriptors,
+            ..
+        } = self;
+        Placing {
+            batch: batch.get_or_insert_with(|| Batch::begin(shared, mem, descriptors)),
+            shared,
             mem,
             descriptors,
-            frame,
-            layout,
             how,
-            progress,
             keep,
-        )
+        }
     }
 
     /// Drops everything that a reset has made meaningless.

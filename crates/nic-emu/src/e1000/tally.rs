@@ -7,14 +7,12 @@ use crate::common::frame::FCS;
 /// What was sent or received since the last flush.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
-    /// Frames by length on the wire: 64 bytes, up to 127, 255, 511, 1023, and more.
-    bins: [u32; 6],
+    /// Frames by length on the wire: shorter than a frame may be, 64 bytes, up to 127, 255, 511, 1023, and more.
+    bins: [u32; 7],
     multicast: u32,
     broadcast: u32,
-    frames: u32,
     octets: u64,
     /// Of these, what is shorter than a frame may be.
-    short_frames: u32,
     short_octets: u64,
 }
 
@@ -64,48 +62,40 @@ impl Tally {
         let wire = len + FCS;
         let (count, octets) = (frames as u32, (wire * frames) as u64);
         let bin = match wire {
-            0..=63 => None,
-            64 => Some(0),
-            65..=127 => Some(1),
-            128..=255 => Some(2),
-            256..=511 => Some(3),
-            512..=1023 => Some(4),
-            _ => Some(5),
+            0..64 => 0,
+            64 => 1,
+            _ => (wire.ilog2() as usize - 4).min(6),
         };
-        match bin {
-            Some(bin) => self.bins[bin] += count,
-            None => {
-                self.short_frames += count;
-                self.short_octets += octets;
-            }
-        }
-        self.frames += count;
+        self.bins[bin] += count;
         self.octets += octets;
+        if bin == 0 {
+            self.short_octets += octets;
+        }
+        if !filter::is_multicast(dst) {
+            return;
+        }
         if filter::is_broadcast(dst) {
             self.broadcast += count;
-        } else if filter::is_multicast(dst) {
+        } else {
             self.multicast += count;
         }
     }
 
     /// Frames and their bytes without FCS.
     pub(super) fn totals(&self) -> (u64, u64) {
-        let frames = u64::from(self.frames);
+        let frames = self.bins.iter().copied().map(u64::from).sum();
         (frames, self.octets - frames * FCS as u64)
     }
 
-    /// Adds everything to the statistics and starts anew.
-    pub(super) fn flush(&mut self, regs: &Regs, columns: &Columns) {
-        let tally = std::mem::take(self);
-        if tally.frames == 0 {
-            return;
-        }
-        for (&reg, count) in columns.bins.iter().zip(tally.bins) {
+    /// Adds everything to the statistics.
+    pub(super) fn flush(self, regs: &Regs, columns: &Columns) {
+        let [_, bins @ ..] = self.bins;
+        for (&reg, count) in columns.bins.iter().zip(bins) {
             regs.stat_add(reg, count);
         }
-        regs.stat_add(columns.multicast, tally.multicast);
-        regs.stat_add(columns.broadcast, tally.broadcast);
-        regs.stat_add(columns.frames, tally.frames - tally.short_frames);
-        regs.stat_add64(columns.octets, tally.octets - tally.short_octets);
+        regs.stat_add(columns.multicast, self.multicast);
+        regs.stat_add(columns.broadcast, self.broadcast);
+        regs.stat_add(columns.frames, bins.iter().sum());
+        regs.stat_add64(columns.octets, self.octets - self.short_octets);
     }
 }

@@ -69,21 +69,25 @@ impl Contexts {
     }
 }
 
-/// Where the queue stands after some descriptor: what it has to be set to when everything before is completed.
+/// Where the queue stands after some descriptor: what it has to be set to when everything before is completed. One is
+/// kept for each frame, so it is small.
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
     /// The next descriptor.
     next: u32,
-    /// Descriptors written back before it.
-    done: usize,
-    contexts: Contexts,
-    /// What [`TxQueue::partial`] held has been used.
-    resumed: bool,
+    /// Descriptors before it, and of them those that are written back and those that are contexts.
+    descriptors: u32,
+    done: u32,
+    contexts: u32,
     malformed: u32,
     tso_sent: u32,
     tso_failed: u32,
     unreachable: u32,
-    descriptors: u32,
+    /// What [`TxQueue::partial`] held has been used.
+    resumed: bool,
+    /// Of those that are written back, some want their interrupt at once, and some want it late.
+    at_once: bool,
+    delayed: bool,
 }
 
 /// What [`TxQueue::complete`] has to know of a fetch.
@@ -92,6 +96,8 @@ struct Pending {
     /// Descriptors that were the queue's when it fetched.
     owned: u32,
     descriptors: Descriptors,
+    /// The contexts among them.
+    contexts: ArrayVec<Context, BUDGET>,
     /// Position after each frame of the burst.
     frames: ArrayVec<Position, BURST_FRAMES>,
     /// Position after everything that was looked at.
@@ -103,6 +109,7 @@ struct Pending {
 impl Pending {
     fn clear(&mut self) {
         self.descriptors.clear();
+        self.contexts.clear();
         self.frames.clear();
         self.end = Position::default();
     }
@@ -178,9 +185,9 @@ impl TxQueue {
         let mut window = Window::new();
         let mut at = Position {
             next: head,
-            contexts: self.contexts,
             ..Position::default()
         };
+        let mut contexts = self.contexts;
         let mut segments = 0;
         let mut interrupted;
         let more;
@@ -217,13 +224,17 @@ impl TxQueue {
                         break;
                     }
                 };
-                let kind = desc.kind();
-                match kind {
-                    TxKind::Context => now_at.contexts.load(desc.into()),
+                match desc.kind() {
+                    TxKind::Context => {
+                        let context = desc.into();
+                        contexts.load(context);
+                        self.pending.contexts.push(context);
+                        now_at.contexts += 1;
+                    }
                     TxKind::Reserved => now_at.malformed += 1,
                     TxKind::Legacy | TxKind::Data => {
                         let packet = packet.get_or_insert_with(|| {
-                            Packet::new(&desc, &now_at.contexts.csum, &now_at.contexts.tso)
+                            Packet::new(&desc, &contexts.csum, &contexts.tso)
                         });
                         let kept: &[u8] = if at.resumed { &[] } else { &self.partial_bytes };
                         let staged = &mut self.staged;
@@ -246,6 +257,8 @@ impl TxQueue {
                 if desc.word.rs() || desc.word.rps() {
                     self.pending.descriptors.push(index, number, &desc);
                     now_at.done += 1;
+                    now_at.at_once |= !desc.word.ide();
+                    now_at.delayed |= desc.word.ide();
                 }
                 now_at.next = ring.next(now_at.next);
                 now_at.descriptors += 1;
@@ -294,7 +307,6 @@ impl TxQueue {
                 Finished::NoRoom => {
                     // The packet waits in the ring for the next burst.
                     burst.pieces().truncate(first_piece);
-                    self.pending.descriptors.truncate(at.done);
                     self.pending.end = at;
                     more = stop != Stop::Unreachable;
                     break;
@@ -433,7 +445,7 @@ impl TxQueue {
             ..
         } = &*self.shared;
         let descriptors = &mut self.pending.descriptors;
-        descriptors.write_back(mem, end.done, counters)?;
+        descriptors.write_back(mem, end.done as usize, counters)?;
         if wait {
             mem.flush().map_err(|_| Interrupted)?;
         }
@@ -444,9 +456,10 @@ impl TxQueue {
         }
         self.pending.owed = None;
 
-        let (at_once, delayed) = descriptors.interrupts(end.done);
         regs.set(Reg::TDH, end.next);
-        self.contexts = end.contexts;
+        for &context in &self.pending.contexts[..end.contexts as usize] {
+            self.contexts.load(context);
+        }
         if end.resumed {
             self.partial = None;
             self.partial_bytes.clear();
@@ -459,9 +472,9 @@ impl TxQueue {
         counters.dma_unreachable.add(u64::from(end.unreachable));
 
         let mut causes = 0;
-        if at_once {
+        if end.at_once {
             causes |= cause::TXDW;
-        } else if delayed {
+        } else if end.delayed {
             irq.raise_tx_delayed(now);
         }
         if regs.get(Reg::TDT) == end.next {

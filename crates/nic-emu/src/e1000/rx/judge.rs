@@ -158,13 +158,9 @@ pub(super) fn judge(
     let oversize = size.longest > limit;
 
     let device = regs.get(Reg::CTRL);
-    let word = |at: usize| match data.get(at..at + 2) {
-        Some(&[high, low]) => u16::from_be_bytes([high, low]),
-        _ => 0,
-    };
-    let ethertype = word(ETH_TYPE);
+    let ethertype = word(data, ETH_TYPE);
     let tagged = data.len() >= ETH_HEADER + VLAN_TAG && u32::from(ethertype) == regs.get(Reg::VET);
-    let tci = tagged.then(|| word(ETH_TYPE + 2));
+    let tci = tagged.then(|| word(data, ETH_TYPE + 2));
     let tables = Registers(regs);
     let cfi = (control & rctl::CFIEN != 0).then_some(control & rctl::CFI != 0);
     let vlan = match tci {
@@ -173,7 +169,7 @@ pub(super) fn judge(
     };
     let flow = match damaged || undersize || oversize {
         true => None,
-        false => Flow::of(regs, dst, data),
+        false => Flow::of(regs, dst, ethertype, data),
     };
     let consumed = match flow {
         None => false,
@@ -259,6 +255,15 @@ pub(in super::super) fn modes(control: u32) -> Modes {
     }
 }
 
+/// The number that is sent first byte first, or 0 if the frame ends before.
+#[inline]
+fn word(data: &[u8], at: usize) -> u16 {
+    match data.get(at..at + 2) {
+        Some(&[high, low]) => u16::from_be_bytes([high, low]),
+        _ => 0,
+    }
+}
+
 /// Bytes per receive buffer. The reserved code means what BSEX clear means: 2048.
 fn buffer_size(control: u32) -> usize {
     let code = (control & rctl::BSIZE) >> rctl::BSIZE_SHIFT;
@@ -279,12 +284,8 @@ enum Flow {
 }
 
 impl Flow {
-    fn of(regs: &Regs, dst: [u8; 6], data: &[u8]) -> Option<Self> {
-        let [opcode, pause, kind] =
-            [ETH_HEADER, ETH_HEADER + 2, ETH_TYPE].map(|at| match data.get(at..at + 2) {
-                Some(&[high, low]) => u16::from_be_bytes([high, low]),
-                _ => 0,
-            });
+    #[inline]
+    fn of(regs: &Regs, dst: [u8; 6], kind: u16, data: &[u8]) -> Option<Self> {
         // 0 is the length of an empty LLC frame, not a type that a driver has set.
         if kind != MAC_CONTROL && (kind == 0 || u32::from(kind) != regs.get(Reg::FCT)) {
             return None;
@@ -297,8 +298,10 @@ impl Flow {
         if dst != PAUSE_ADDRESS && dst != group() && dst != address(Registers(regs).rar(0)) {
             return None;
         }
-        Some(match opcode {
-            1 => Self::Pause { quanta: pause },
+        Some(match word(data, ETH_HEADER) {
+            1 => Self::Pause {
+                quanta: word(data, ETH_HEADER + 2),
+            },
             _ => Self::Unsupported,
         })
     }

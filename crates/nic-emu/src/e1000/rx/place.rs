@@ -12,7 +12,7 @@ use super::checksum;
 use super::judge::How;
 use super::ring::Descriptors;
 use crate::common::checksum::{Sum, never_zero};
-use crate::common::frame::{ETH_HEADER, ETH_TYPE, FCS, MIN_FRAME, RxCsum, RxFrame, VLAN_TAG};
+use crate::common::frame::{Csum, ETH_HEADER, ETH_TYPE, FCS, MIN_FRAME, RxCsum, RxFrame, VLAN_TAG};
 use crate::common::gso::{Layout, MAX_HEADERS};
 use crate::common::ring::Ring;
 
@@ -43,59 +43,55 @@ pub(super) enum Place {
     Interrupted,
 }
 
-impl Batch {
-    /// Writes `frame`, from where `progress` says. With `keep`, the beginning of a frame is written even if there are not
-    /// enough descriptors for its end.
-    #[expect(clippy::too_many_arguments, reason = "one call, from one place")]
-    pub(super) fn place(
+/// What is needed to place a frame.
+pub(super) struct Placing<'a> {
+    pub(super) batch: &'a mut Batch,
+    pub(super) shared: &'a Shared,
+    pub(super) mem: &'a GuestMem,
+    pub(super) descriptors: &'a mut Descriptors,
+    pub(super) how: &'a How,
+    /// The beginning of a frame is written even if there are not enough descriptors for its end.
+    pub(super) keep: bool,
+}
+
+impl Placing<'_> {
+    /// Writes `frame`, from where `progress` says.
+    #[inline]
+    pub(super) fn frame(
         &mut self,
-        shared: &Shared,
-        mem: &GuestMem,
-        descriptors: &mut Descriptors,
         frame: RxFrame<'_>,
         layout: Option<&Layout>,
-        how: &How,
         progress: &mut Progress,
-        keep: bool,
     ) -> Place {
-        let data = frame.data;
-        let valid = frame.meta.csum == RxCsum::Valid;
-        let Some(layout) = layout else {
-            let RxCsum::Partial(csum) = frame.meta.csum else {
-                return self.write(
-                    shared,
-                    mem,
-                    descriptors,
-                    [data, &[]],
-                    how,
-                    valid,
-                    &mut progress.offset,
-                    keep,
-                );
-            };
-            // The field is filled in in a copy: the frame may be on its way to others too.
-            let mut head = [0; MAX_HEADERS];
-            let Some(field) = csum.field(data.len().min(MAX_HEADERS)) else {
-                return Place::Done;
-            };
-            let addresses = (ETH_HEADER + VLAN_TAG).min(data.len());
-            let (start, rest) = data.split_at(addresses.max(field + 2));
-            let head = &mut head[..start.len()];
-            head.copy_from_slice(start);
-            let mut sum = Sum::new();
-            sum.add(&data[usize::from(csum.start)..]);
-            head[field..field + 2].copy_from_slice(&never_zero(!sum.fold()).to_be_bytes());
-            return self.write(
-                shared,
-                mem,
-                descriptors,
-                [head, rest],
-                how,
-                true,
-                &mut progress.offset,
-                keep,
-            );
+        match (layout, frame.meta.csum) {
+            (Some(layout), _) => self.segments(frame.data, layout, progress),
+            (None, RxCsum::Partial(csum)) => self.completed(frame.data, csum, progress),
+            (None, csum) => {
+                let valid = csum == RxCsum::Valid;
+                self.write([frame.data, &[]], valid, &mut progress.offset)
+            }
+        }
+    }
+
+    /// A frame whose checksum its sender has left to do.
+    fn completed(&mut self, data: &[u8], csum: Csum, progress: &mut Progress) -> Place {
+        // The field is filled in in a copy: the frame may be on its way to others too.
+        let mut head = [0; MAX_HEADERS];
+        let Some(field) = csum.field(data.len().min(MAX_HEADERS)) else {
+            return Place::Done;
         };
+        let addresses = (ETH_HEADER + VLAN_TAG).min(data.len());
+        let (start, rest) = data.split_at(addresses.max(field + 2));
+        let head = &mut head[..start.len()];
+        head.copy_from_slice(start);
+        let mut sum = Sum::new();
+        sum.add(&data[usize::from(csum.start)..]);
+        head[field..field + 2].copy_from_slice(&never_zero(!sum.fold()).to_be_bytes());
+        self.write([head, rest], true, &mut progress.offset)
+    }
+
+    /// What a super-frame is cut into.
+    fn segments(&mut self, data: &[u8], layout: &Layout, progress: &mut Progress) -> Place {
         let mut head = [0; MAX_HEADERS];
         let head = &mut head[..layout.headers()];
         let (prototype, payload) = data.split_at(layout.headers());
@@ -104,17 +100,7 @@ impl Batch {
             head.copy_from_slice(prototype);
             layout.head(head, progress.segment);
             layout.seal(head, payload);
-            let offset = &mut progress.offset;
-            match self.write(
-                shared,
-                mem,
-                descriptors,
-                [head, payload],
-                how,
-                true,
-                offset,
-                keep,
-            ) {
+            match self.write([head, payload], true, &mut progress.offset) {
                 Place::Done => {}
                 other => return other,
             }
@@ -125,39 +111,35 @@ impl Batch {
     }
 
     /// Writes one frame, which is `head` and `rest`; the first `offset` bytes of what is stored have been written.
-    #[expect(clippy::too_many_arguments, reason = "two calls, from one place")]
-    fn write(
-        &mut self,
-        shared: &Shared,
-        mem: &GuestMem,
-        descriptors: &mut Descriptors,
-        [head, rest]: [&[u8]; 2],
-        how: &How,
-        valid: bool,
-        offset: &mut usize,
-        keep: bool,
-    ) -> Place {
-        let Some(ring) = self.ring else {
+    fn write(&mut self, [head, rest]: [&[u8]; 2], valid: bool, offset: &mut usize) -> Place {
+        let Self {
+            batch,
+            shared,
+            mem,
+            descriptors,
+            how,
+            keep,
+        } = self;
+        let Some(ring) = batch.ring else {
             return Place::NoDescriptor;
         };
         let regs = &shared.regs;
-        let mut owned = ring.owned(self.head, regs.get(Reg::RDT));
+        let mut owned = ring.owned(batch.head, regs.get(Reg::RDT));
         let len = head.len() + rest.len();
         let mut tail = [0; MIN_FRAME + FCS];
         let pad = MIN_FRAME.saturating_sub(len);
-        let tail = &mut tail[..pad + FCS];
+        let tail = &mut tail[..pad + if how.fcs { FCS } else { 0 }];
         let (before, after) = match how.strip {
             Some(_) => (&head[..ETH_TYPE], &head[ETH_TYPE + VLAN_TAG..]),
             None => (head, &[][..]),
         };
-        let stored = before.len() + after.len() + rest.len() + pad + if how.fcs { FCS } else { 0 };
-        if owned == 0 || (!keep && (owned as usize) < stored.div_ceil(how.buffer)) {
+        let stored = before.len() + after.len() + rest.len() + tail.len();
+        if owned == 0 || (!*keep && (owned as usize) < stored.div_ceil(how.buffer)) {
             return Place::NoDescriptor;
         }
         if how.fcs {
             fill_fcs(tail, head, rest, how.bad_fcs);
         }
-        let tail = &tail[..pad + if how.fcs { FCS } else { 0 }];
         let chunks = [before, after, rest, tail];
         let word = describe(head, rest, how, valid);
         let minimum = ring.len() >> how.minimum_shift;
@@ -166,7 +148,7 @@ impl Batch {
             if owned == 0 {
                 return Place::NoDescriptor;
             }
-            let buffer = match descriptors.buffer(mem, ring, self.head, owned) {
+            let buffer = match descriptors.buffer(mem, ring, batch.head, owned) {
                 Ok(buffer) => buffer,
                 Err(DmaError::Unreachable { .. }) => {
                     shared.counters.dma_unreachable.add(1);
@@ -180,12 +162,17 @@ impl Batch {
                 // No buffer: nothing is stored, the frame goes on in the next one.
                 RxWord::new().with_dd(true)
             } else {
-                // Nearly always all of the frame.
-                let parts = match n == stored {
-                    true => chunks,
-                    false => parts(&chunks, *offset, n),
+                let part;
+                let chunks = match n {
+                    // Nearly always all of the frame, and that in one piece.
+                    n if n == before.len() && n == stored => &chunks[..1],
+                    n if n == stored => &chunks,
+                    n => {
+                        part = parts(&chunks, *offset, n);
+                        &part
+                    }
                 };
-                match mem.write_chunks(buffer, &parts, &mut descriptors.scratch) {
+                match mem.write_chunks(buffer, chunks, &mut descriptors.scratch) {
                     Ok(()) => {}
                     Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                     Err(DmaError::Interrupted) => return Place::Interrupted,
@@ -198,35 +185,38 @@ impl Batch {
                 };
                 word.with_dd(true).with_length(n as u16)
             };
-            match descriptors.done(mem, ring, self.head, done) {
+            match descriptors.done(mem, ring, batch.head, done) {
                 Ok(()) => {}
                 Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                 // The buffer is written again then: it is still ours.
                 Err(DmaError::Interrupted) => return Place::Interrupted,
             }
             *offset = end;
-            self.advance(ring);
+            batch.advance(ring);
             owned -= 1;
             if owned == minimum {
-                self.causes |= cause::RXDMT0;
+                batch.causes |= cause::RXDMT0;
             }
-            if *offset >= stored && buffer != 0 {
-                self.causes |= cause::RXT0;
+            if end >= stored && buffer != 0 {
+                batch.causes |= cause::RXT0;
                 let stripped = if how.strip.is_some() { VLAN_TAG } else { 0 };
                 let wire = len.max(MIN_FRAME) + FCS - stripped;
                 if wire <= regs.get(Reg::RSRPD) as usize {
-                    self.causes |= cause::SRPD;
+                    batch.causes |= cause::SRPD;
                 }
                 let dst = *head.first_chunk().expect("a frame has a header");
                 if how.good {
-                    self.good.add(dst, len.max(MIN_FRAME), 1);
+                    batch.good.add(dst, len.max(MIN_FRAME), 1);
                 }
                 return Place::Done;
             }
         }
         Place::NoBuffer
     }
+}
 
+impl Batch {
+    #[inline]
     fn advance(&mut self, ring: Ring) {
         self.head = ring.next(self.head);
         self.moved = true;

@@ -51,9 +51,7 @@ impl Descriptors {
         if self.remote {
             return self.buffer_remote(mem, ring, index, owned);
         }
-        let mut buffer = [0];
-        mem.read_u64s(ring.addr(index), &mut buffer)?;
-        Ok(buffer[0])
+        mem.load_u64(ring.addr(index))
     }
 
     #[cold]

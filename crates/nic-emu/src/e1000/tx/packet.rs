@@ -177,6 +177,27 @@ impl Packet {
         if self.staged {
             return self.fetch(desc, mem, burst, first, store);
         }
+        if let Some(piece) = mem.slice(desc.addr, len as u64)
+            && burst.pieces().try_push(piece).is_ok()
+        {
+            self.len += len;
+            return Append::Taken;
+        }
+        self.append_pieces(desc, mem, burst, first, kept, store)
+    }
+
+    /// As [`append`](Self::append), for a buffer that is not one piece of mapped memory, or if there is no room for it.
+    #[cold]
+    fn append_pieces<'m>(
+        &mut self,
+        desc: &TxDesc,
+        mem: &'m GuestMem,
+        burst: &mut TxBurst<'m>,
+        first: usize,
+        kept: &[u8],
+        store: &mut Vec<u8>,
+    ) -> Append {
+        let len = desc.buffer_len();
         let pieces = burst.pieces();
         let before = pieces.len();
         let mut full = false;
@@ -285,10 +306,10 @@ impl Packet {
             .map(|ethertype| (ethertype, tagged.special()));
         let slack = if tag.is_some() { VLAN_TAG } else { 0 };
         let padded = if pad { len.max(MIN_FRAME - slack) } else { len };
-        let in_host = self.kept > 0 || jobs.head > MAX_HEAD - VLAN_TAG;
-
+        let seen = jobs.as_ref().map_or(0, |jobs| jobs.head);
         let mut segments = 1;
-        let offload = if in_host {
+
+        if self.kept > 0 || seen > MAX_HEAD - VLAN_TAG {
             let start = burst.bounce().len();
             if start > 0 && start + slack + padded + FCS > BOUNCE {
                 return Finished::NoRoom;
@@ -305,46 +326,50 @@ impl Packet {
             }
             store.truncate(start + slack + len);
             store.resize(start + slack + padded, 0);
-            let edited = self.edit(&mut store[start + slack..], len, &jobs, &mut segments);
-            if edited.is_some() {
-                insert_tag(&mut store[start..], tag);
-            } else {
-                store.truncate(start);
+            let bytes = &mut store[start + slack..];
+            let edited = self.edit(bytes, len, jobs.as_ref(), &mut segments);
+            match edited {
+                Some(_) => insert_tag(&mut store[start..], tag),
+                None => store.truncate(start),
             }
             *burst.bounce() = store;
-            edited
-        } else {
-            let whole = padded <= COPY_WHOLE;
-            let copied = if whole {
-                len
-            } else {
-                jobs.head.max(COPY_HEAD).min(len)
-            };
-            let head_len = slack + if whole { padded } else { copied };
-            trim(burst.pieces(), fcs);
-            let (head, pieces) = burst.head(head_len);
-            let body = take_head(&mut head[slack..slack + copied], pieces, first);
-            let edited = self.edit(&mut head[slack..], len, &jobs, &mut segments);
             let Some(offload) = edited else {
-                burst.drop_head(head_len);
                 return Finished::Refused(Refusal::Tso);
             };
-            insert_tag(head, tag);
-            burst.push(head_len, body, shift(offload, slack));
+            burst.push_bounced(start, shift(offload, slack));
             return Finished::Pushed(segments);
-        };
-        match offload {
-            Some(offload) => {
-                let start = burst.bounce().len() - (slack + padded);
-                burst.push_bounced(start, shift(offload, slack));
-                Finished::Pushed(segments)
-            }
-            None => Finished::Refused(Refusal::Tso),
         }
+        let whole = padded <= COPY_WHOLE;
+        let copied = if whole {
+            len
+        } else {
+            seen.max(COPY_HEAD).min(len)
+        };
+        let head_len = slack + if whole { padded } else { copied };
+        trim(burst.pieces(), fcs);
+        let (head, pieces) = burst.head(head_len);
+        let body = take_head(&mut head[slack..slack + copied], pieces, first);
+        let edited = self.edit(&mut head[slack..], len, jobs.as_ref(), &mut segments);
+        let Some(offload) = edited else {
+            burst.drop_head(head_len);
+            return Finished::Refused(Refusal::Tso);
+        };
+        insert_tag(head, tag);
+        burst.push(head_len, body, slack + padded, shift(offload, slack));
+        Finished::Pushed(segments)
     }
 
-    /// What is to be done to the bytes of a packet of `len` bytes.
-    fn jobs(&self, last: &TxDesc, len: usize) -> Jobs {
+    /// What is to be done to the bytes of a packet of `len` bytes, if anything is.
+    #[inline]
+    fn jobs(&self, last: &TxDesc, len: usize) -> Option<Jobs> {
+        let any = match self.legacy {
+            true => last.word.ic_tse(),
+            false => self.tse || self.popts & (POPTS_IXSM | POPTS_TXSM) != 0,
+        };
+        any.then(|| self.some_jobs(last, len))
+    }
+
+    fn some_jobs(&self, last: &TxDesc, len: usize) -> Jobs {
         let mut jobs = Jobs::default();
         if self.tse {
             jobs.head = self.context.hdr_len.into();
@@ -382,7 +407,21 @@ impl Packet {
 
     /// Does the jobs in `head`, the packet's first bytes, or all of its `len` and padding. None if the packet has a
     /// segmentation context that does not fit it.
+    #[inline]
     fn edit(
+        &self,
+        head: &mut [u8],
+        len: usize,
+        jobs: Option<&Jobs>,
+        segments: &mut usize,
+    ) -> Option<Offload> {
+        match jobs {
+            None => Some(Offload::default()),
+            Some(jobs) => self.do_jobs(head, len, jobs, segments),
+        }
+    }
+
+    fn do_jobs(
         &self,
         head: &mut [u8],
         len: usize,
@@ -544,6 +583,7 @@ fn trim(pieces: &mut ArrayVec<GuestSlice<'_>, BURST_SLICES>, mut n: usize) {
 }
 
 /// Puts the tag behind the addresses, which move to the front of `frame`: its first four bytes are slack.
+#[inline]
 fn insert_tag(frame: &mut [u8], tag: Option<(u16, u16)>) {
     let Some((ethertype, tci)) = tag else {
         return;

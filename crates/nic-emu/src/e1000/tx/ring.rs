@@ -19,7 +19,6 @@ struct Done {
     /// Its place in the burst.
     at: u32,
     word: u32,
-    delay: bool,
 }
 
 /// A cached run of descriptors of a mapped ring.
@@ -149,22 +148,7 @@ impl Descriptors {
             index,
             at,
             word: desc.done(),
-            delay: desc.word.ide(),
         });
-    }
-
-    /// Only the first `count` are to be written back.
-    pub(super) fn truncate(&mut self, count: usize) {
-        self.done.truncate(count);
-    }
-
-    /// Whether some of the first `count` want their interrupt at once, and whether some want it late.
-    pub(super) fn interrupts(&self, count: usize) -> (bool, bool) {
-        let done = &self.done[..count];
-        (
-            done.iter().any(|done| !done.delay),
-            done.iter().any(|done| done.delay),
-        )
     }
 
     /// Writes back the first `count`, from where it was interrupted. None is ever written twice: the driver may have
