@@ -217,7 +217,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`read_u64s`](Self::read_u64s).
-    #[inline]
+    #[inline(always)]
     pub fn load_u64(&self, addr: u64) -> Result<u64, DmaError> {
         match self.find(addr, Access::Read) {
             Some((ptr, room)) if room >= 8 && ptr.cast::<u64>().is_aligned() => {
@@ -237,7 +237,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    #[inline]
+    #[inline(always)]
     pub fn write_chunks(
         &self,
         addr: u64,
@@ -255,6 +255,16 @@ impl GuestMem {
             self.mark_written(addr, len as u64);
             return Ok(());
         }
+        self.write_joined(addr, chunks, scratch)
+    }
+
+    #[cold]
+    fn write_joined(
+        &self,
+        addr: u64,
+        chunks: &[&[u8]],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), DmaError> {
         scratch.clear();
         for chunk in chunks {
             scratch.extend_from_slice(chunk);
@@ -294,7 +304,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    #[inline]
+    #[inline(always)]
     pub fn store_u64(&self, addr: u64, value: u64) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 8 && ptr.cast::<u64>().is_aligned() => {
@@ -312,7 +322,7 @@ impl GuestMem {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    #[inline]
+    #[inline(always)]
     pub fn store_u32(&self, addr: u64, value: u32) -> Result<(), DmaError> {
         match self.find(addr, Access::ReadWrite) {
             Some((ptr, room)) if room >= 4 && ptr.cast::<u32>().is_aligned() => {
@@ -359,7 +369,7 @@ impl GuestMem {
 
     /// The `len` bytes at `addr`, to be read, if they are mapped in one piece: what [`slices`](Self::slices) hands out
     /// nearly always.
-    #[inline]
+    #[inline(always)]
     pub fn slice(&self, addr: u64, len: u64) -> Option<GuestSlice<'_>> {
         let (ptr, room) = self.find(addr, Access::Read)?;
         (len <= room).then(|| GuestSlice::new(ptr, len as usize))
@@ -458,7 +468,7 @@ impl GuestMem {
     }
 
     /// Pointer to `addr`, if it is mapped, and the number of bytes from there to the end of its range.
-    #[inline]
+    #[inline(always)]
     fn find(&self, addr: u64, access: Access) -> Option<(*mut u8, u64)> {
         let range = self.range(addr, access)?;
         let ptr = range.host.at(addr - range.start)?;
@@ -466,7 +476,7 @@ impl GuestMem {
     }
 
     /// The range of `addr`, if it may be accessed so.
-    #[inline]
+    #[inline(always)]
     fn range(&self, addr: u64, access: Access) -> Option<&Range> {
         let after = self.ranges.partition_point(|range| range.start <= addr);
         let range = self.ranges.get(after.checked_sub(1)?)?;

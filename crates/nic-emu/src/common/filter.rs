@@ -38,6 +38,7 @@ pub enum Verdict {
 }
 
 /// Judges a destination address (manual 3.2.3: unicast is never looked up in the hash table).
+#[inline]
 pub fn address(dst: [u8; 6], modes: Modes, tables: &impl Tables) -> Verdict {
     let multicast = is_multicast(dst);
     let promiscuous = if multicast {
@@ -73,15 +74,18 @@ pub fn hash_slot(dst: [u8; 6], offset: u32) -> (usize, u32) {
 }
 
 /// Whether the group bit is set; true for broadcast too.
+#[inline]
 pub fn is_multicast(dst: [u8; 6]) -> bool {
     dst[0] & 1 == 1
 }
 
 /// Whether all bits are set.
+#[inline]
 pub fn is_broadcast(dst: [u8; 6]) -> bool {
     dst == [0xff; 6]
 }
 
+#[inline]
 fn matches_rar(dst: [u8; 6], tables: &impl Tables) -> bool {
     const AV: u32 = 1 << 31;
     const ASEL: u32 = 3 << 16;

@@ -403,10 +403,14 @@ impl TxQueue {
     }
 
     /// Makes `burst` the pause frame that is to be sent, if there is one.
+    #[inline]
     fn push_pause(&mut self, burst: &mut TxBurst<'_>) -> bool {
-        let Some(pause) = self.shared.flow.take() else {
-            return false;
-        };
+        let pause = self.shared.flow.take();
+        pause.is_some_and(|pause| self.push_this_pause(burst, pause))
+    }
+
+    #[cold]
+    fn push_this_pause(&mut self, burst: &mut TxBurst<'_>, pause: Pause) -> bool {
         let Shared {
             regs, phy_loopback, ..
         } = &*self.shared;
@@ -533,6 +537,7 @@ impl TxQueue {
     }
 
     /// Keeps the beginning of a packet whose end cannot be had now, and whose descriptors are about to be completed.
+    #[cold]
     fn absorb(
         &mut self,
         mut packet: Packet,

@@ -156,18 +156,21 @@ pub(super) fn judge(
     let limit = limit(control);
     let undersize = data.len() < ETH_HEADER;
     let oversize = size.longest > limit;
+    let faulty = damaged || undersize || oversize;
 
     let device = regs.get(Reg::CTRL);
     let ethertype = word(data, ETH_TYPE);
     let tagged = data.len() >= ETH_HEADER + VLAN_TAG && u32::from(ethertype) == regs.get(Reg::VET);
     let tci = tagged.then(|| word(data, ETH_TYPE + 2));
     let tables = Registers(regs);
-    let cfi = (control & rctl::CFIEN != 0).then_some(control & rctl::CFI != 0);
     let vlan = match tci {
-        Some(tci) if control & rctl::VFE != 0 => filter::vlan(tci, cfi, &tables),
+        Some(tci) if control & rctl::VFE != 0 => {
+            let cfi = (control & rctl::CFIEN != 0).then_some(control & rctl::CFI != 0);
+            filter::vlan(tci, cfi, &tables)
+        }
         _ => true,
     };
-    let flow = match damaged || undersize || oversize {
+    let flow = match faulty {
         true => None,
         false => Flow::of(regs, dst, ethertype, data),
     };
@@ -196,34 +199,13 @@ pub(super) fn judge(
         counters.rx_filtered.add(frames);
         return Err(Delivered::Filtered);
     }
-
-    let error = match (undersize, oversize, damaged) {
-        (true, _, false) => Some(Reg::RUC),
-        (true, _, true) => Some(Reg::RFC),
-        (false, true, false) => Some(Reg::ROC),
-        (false, true, true) => Some(Reg::RJC),
-        (false, false, _) => None,
-    };
-    if let Some(error) = error {
-        regs.stat_add(error, frames as u32);
-        regs.stat_add(Reg::RLEC, frames as u32);
-    }
-    if damaged && !undersize {
-        regs.stat_add(Reg::CRCERRS, frames as u32);
-    }
-    // Too short to have the headers that even a bad packet needs here.
-    if undersize {
-        counters.rx_malformed.add(frames);
-        return Err(Delivered::Dropped(Loss::Runt));
-    }
-    let all = control & rctl::SBP != 0;
-    if damaged && !all {
-        counters.rx_damaged.add(frames);
-        return Err(Delivered::Dropped(Loss::BadFcs));
-    }
-    if oversize && (!all || data.len() > MAX_SUPER_FRAME) {
-        counters.rx_oversize.add(frames);
-        return Err(Delivered::Dropped(Loss::Oversize));
+    if faulty {
+        let faults = Faults {
+            undersize,
+            oversize,
+            damaged,
+        };
+        faults.judge(shared, size, data.len(), control & rctl::SBP != 0)?;
     }
     Ok(How {
         buffer: buffer_size(control),
@@ -252,6 +234,51 @@ pub(in super::super) fn modes(control: u32) -> Modes {
         multicast: control & rctl::MPE != 0,
         broadcast: control & rctl::BAM != 0,
         offset: (control & rctl::MO) >> rctl::MO_SHIFT,
+    }
+}
+
+/// What is wrong with a frame.
+struct Faults {
+    undersize: bool,
+    oversize: bool,
+    damaged: bool,
+}
+
+impl Faults {
+    /// Counts the errors of a frame of `len` bytes that the filters let pass. It is lost unless the driver wants to have
+    /// `all`.
+    #[cold]
+    fn judge(self, shared: &Shared, size: Size, len: usize, all: bool) -> Result<(), Delivered> {
+        let Shared { regs, counters, .. } = shared;
+        let frames = size.frames as u64;
+        let error = match (self.undersize, self.oversize, self.damaged) {
+            (true, _, false) => Some(Reg::RUC),
+            (true, _, true) => Some(Reg::RFC),
+            (false, true, false) => Some(Reg::ROC),
+            (false, true, true) => Some(Reg::RJC),
+            (false, false, _) => None,
+        };
+        if let Some(error) = error {
+            regs.stat_add(error, frames as u32);
+            regs.stat_add(Reg::RLEC, frames as u32);
+        }
+        if self.damaged && !self.undersize {
+            regs.stat_add(Reg::CRCERRS, frames as u32);
+        }
+        // Too short to have the headers that even a bad packet needs here.
+        if self.undersize {
+            counters.rx_malformed.add(frames);
+            return Err(Delivered::Dropped(Loss::Runt));
+        }
+        if self.damaged && !all {
+            counters.rx_damaged.add(frames);
+            return Err(Delivered::Dropped(Loss::BadFcs));
+        }
+        if self.oversize && (!all || len > MAX_SUPER_FRAME) {
+            counters.rx_oversize.add(frames);
+            return Err(Delivered::Dropped(Loss::Oversize));
+        }
+        Ok(())
     }
 }
 

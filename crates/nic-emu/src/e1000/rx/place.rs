@@ -68,7 +68,7 @@ impl Placing<'_> {
             (None, RxCsum::Partial(csum)) => self.completed(frame.data, csum, progress),
             (None, csum) => {
                 let valid = csum == RxCsum::Valid;
-                self.write([frame.data, &[]], valid, &mut progress.offset)
+                self.write(frame.data, &[], valid, &mut progress.offset)
             }
         }
     }
@@ -87,7 +87,7 @@ impl Placing<'_> {
         let mut sum = Sum::new();
         sum.add(&data[usize::from(csum.start)..]);
         head[field..field + 2].copy_from_slice(&never_zero(!sum.fold()).to_be_bytes());
-        self.write([head, rest], true, &mut progress.offset)
+        self.write(head, rest, true, &mut progress.offset)
     }
 
     /// What a super-frame is cut into.
@@ -100,7 +100,7 @@ impl Placing<'_> {
             head.copy_from_slice(prototype);
             layout.head(head, progress.segment);
             layout.seal(head, payload);
-            match self.write([head, payload], true, &mut progress.offset) {
+            match self.write(head, payload, true, &mut progress.offset) {
                 Place::Done => {}
                 other => return other,
             }
@@ -111,7 +111,7 @@ impl Placing<'_> {
     }
 
     /// Writes one frame, which is `head` and `rest`; the first `offset` bytes of what is stored have been written.
-    fn write(&mut self, [head, rest]: [&[u8]; 2], valid: bool, offset: &mut usize) -> Place {
+    fn write(&mut self, head: &[u8], rest: &[u8], valid: bool, offset: &mut usize) -> Place {
         let Self {
             batch,
             shared,
@@ -123,24 +123,23 @@ impl Placing<'_> {
         let Some(ring) = batch.ring else {
             return Place::NoDescriptor;
         };
-        let regs = &shared.regs;
-        let mut owned = ring.owned(batch.head, regs.get(Reg::RDT));
+        let mut owned = ring.owned(batch.head, shared.regs.get(Reg::RDT));
         let len = head.len() + rest.len();
-        let mut tail = [0; MIN_FRAME + FCS];
-        let pad = MIN_FRAME.saturating_sub(len);
-        let tail = &mut tail[..pad + if how.fcs { FCS } else { 0 }];
-        let (before, after) = match how.strip {
-            Some(_) => (&head[..ETH_TYPE], &head[ETH_TYPE + VLAN_TAG..]),
-            None => (head, &[][..]),
+        // Nearly always what is stored is what has come, and in one piece.
+        let as_it_is = rest.is_empty() && len >= MIN_FRAME && !how.fcs && how.strip.is_none();
+        let (whole, mut tail, changed);
+        let chunks: &[&[u8]] = if as_it_is {
+            whole = [head];
+            &whole
+        } else {
+            tail = [0; MIN_FRAME + FCS];
+            changed = change(head, rest, how, &mut tail);
+            &changed
         };
-        let stored = before.len() + after.len() + rest.len() + tail.len();
+        let stored: usize = chunks.iter().map(|chunk| chunk.len()).sum();
         if owned == 0 || (!*keep && (owned as usize) < stored.div_ceil(how.buffer)) {
             return Place::NoDescriptor;
         }
-        if how.fcs {
-            fill_fcs(tail, head, rest, how.bad_fcs);
-        }
-        let chunks = [before, after, rest, tail];
         let word = describe(head, rest, how, valid);
         let minimum = ring.len() >> how.minimum_shift;
 
@@ -162,17 +161,11 @@ impl Placing<'_> {
                 // No buffer: nothing is stored, the frame goes on in the next one.
                 RxWord::new().with_dd(true)
             } else {
-                let part;
-                let chunks = match n {
-                    // Nearly always all of the frame, and that in one piece.
-                    n if n == before.len() && n == stored => &chunks[..1],
-                    n if n == stored => &chunks,
-                    n => {
-                        part = parts(&chunks, *offset, n);
-                        &part
-                    }
+                let written = match n == stored {
+                    true => mem.write_chunks(buffer, chunks, &mut descriptors.scratch),
+                    false => write_part(mem, buffer, chunks, *offset, n, &mut descriptors.scratch),
                 };
-                match mem.write_chunks(buffer, chunks, &mut descriptors.scratch) {
+                match written {
                     Ok(()) => {}
                     Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                     Err(DmaError::Interrupted) => return Place::Interrupted,
@@ -201,7 +194,7 @@ impl Placing<'_> {
                 batch.causes |= cause::RXT0;
                 let stripped = if how.strip.is_some() { VLAN_TAG } else { 0 };
                 let wire = len.max(MIN_FRAME) + FCS - stripped;
-                if wire <= regs.get(Reg::RSRPD) as usize {
+                if wire <= shared.regs.get(Reg::RSRPD) as usize {
                     batch.causes |= cause::SRPD;
                 }
                 let dst = *head.first_chunk().expect("a frame has a header");
@@ -224,6 +217,7 @@ impl Batch {
 }
 
 /// The descriptor's last word, except for its length.
+#[inline]
 fn describe(head: &[u8], rest: &[u8], how: &How, valid: bool) -> RxWord {
     let mut word = RxWord::new()
         .with_pif(how.inexact)
@@ -234,12 +228,41 @@ fn describe(head: &[u8], rest: &[u8], how: &How, valid: bool) -> RxWord {
     // who says where it has to start.
     let start = (how.checksums & rxcsum::PCSS) as usize;
     if start > 0 {
-        let mut sum = Sum::new();
-        sum.add(head.get(start..).unwrap_or(&[]));
-        sum.add(rest.get(start.saturating_sub(head.len())..).unwrap_or(&[]));
-        word.set_csum(sum.fold());
+        word.set_csum(packet_checksum(head, rest, start));
     }
-    checksum::report(word, head, head.len() + rest.len(), how.checksums, valid)
+    match how.checksums & (rxcsum::IPOFL | rxcsum::TUOFL) {
+        0 => word.with_ixsm(true),
+        enabled => checksum::report(word, head, head.len() + rest.len(), enabled, valid),
+    }
+}
+
+#[inline(never)]
+fn packet_checksum(head: &[u8], rest: &[u8], start: usize) -> u16 {
+    let mut sum = Sum::new();
+    sum.add(head.get(start..).unwrap_or(&[]));
+    sum.add(rest.get(start.saturating_sub(head.len())..).unwrap_or(&[]));
+    sum.fold()
+}
+
+/// What is stored of a frame that is not stored as it has come: without its tag, with padding, with its FCS. The last two
+/// are in `tail`.
+#[inline(never)]
+fn change<'a>(
+    head: &'a [u8],
+    rest: &'a [u8],
+    how: &How,
+    tail: &'a mut [u8; MIN_FRAME + FCS],
+) -> [&'a [u8]; 4] {
+    let pad = MIN_FRAME.saturating_sub(head.len() + rest.len());
+    let tail = &mut tail[..pad + if how.fcs { FCS } else { 0 }];
+    if how.fcs {
+        fill_fcs(tail, head, rest, how.bad_fcs);
+    }
+    let (before, after) = match how.strip {
+        Some(_) => (&head[..ETH_TYPE], &head[ETH_TYPE + VLAN_TAG..]),
+        None => (head, &[][..]),
+    };
+    [before, after, rest, tail]
 }
 
 /// Writes padding and FCS: the CRC-32 of the frame as it was on the wire, least significant byte first.
@@ -253,13 +276,23 @@ fn fill_fcs(tail: &mut [u8], head: &[u8], rest: &[u8], bad: bool) {
     fcs.copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Bytes `from..from + len` of the chunks.
-fn parts<'a>(chunks: &[&'a [u8]; 4], mut from: usize, mut len: usize) -> [&'a [u8]; 4] {
-    chunks.map(|chunk| {
+/// Writes bytes `from..from + len` of the chunks, of which there are at most four.
+#[cold]
+fn write_part(
+    mem: &GuestMem,
+    buffer: u64,
+    chunks: &[&[u8]],
+    mut from: usize,
+    mut len: usize,
+    scratch: &mut Vec<u8>,
+) -> Result<(), DmaError> {
+    let mut parts: [&[u8]; 4] = [&[]; 4];
+    for (part, chunk) in parts.iter_mut().zip(chunks) {
         let start = from.min(chunk.len());
         let end = chunk.len().min(start + len);
         from -= start;
         len -= end - start;
-        &chunk[start..end]
-    })
+        *part = &chunk[start..end];
+    }
+    mem.write_chunks(buffer, &parts, scratch)
 }

@@ -40,7 +40,7 @@ impl Descriptors {
     }
 
     /// Address of the buffer of descriptor `index`, the next one; `owned` may be read from there on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn buffer(
         &mut self,
         mem: &GuestMem,
@@ -79,7 +79,7 @@ impl Descriptors {
     }
 
     /// The descriptor last asked for is done.
-    #[inline]
+    #[inline(always)]
     pub(super) fn done(
         &mut self,
         mem: &GuestMem,
@@ -88,12 +88,17 @@ impl Descriptors {
         word: RxWord,
     ) -> Result<(), DmaError> {
         if self.remote {
-            self.words[2 * self.done + 1] = word.into_bits();
-            self.done += 1;
+            self.done_remote(word);
             return Ok(());
         }
         // The second word at once, and after the data: the driver polls DD.
         mem.store_u64(ring.addr(index).wrapping_add(8), word.into_bits())
+    }
+
+    #[cold]
+    fn done_remote(&mut self, word: RxWord) {
+        self.words[2 * self.done + 1] = word.into_bits();
+        self.done += 1;
     }
 
     /// Writes back what is done. [`DmaError::Interrupted`] leaves it to the next call; what cannot be reached is given

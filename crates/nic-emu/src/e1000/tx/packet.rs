@@ -310,34 +310,13 @@ impl Packet {
         let mut segments = 1;
 
         if self.kept > 0 || seen > MAX_HEAD - VLAN_TAG {
-            let start = burst.bounce().len();
-            if start > 0 && start + slack + padded + FCS > BOUNCE {
-                return Finished::NoRoom;
-            }
-            if burst.bounce().capacity() == 0 {
-                *burst.bounce() = std::mem::take(spare);
-                burst.bounce().reserve(BOUNCE);
-            }
-            let mut store = std::mem::take(burst.bounce());
-            store.resize(start + slack, 0);
-            store.extend_from_slice(&partial[..self.kept]);
-            for piece in burst.pieces().drain(first..) {
-                append_piece(&mut store, &piece);
-            }
-            store.truncate(start + slack + len);
-            store.resize(start + slack + padded, 0);
-            let bytes = &mut store[start + slack..];
-            let edited = self.edit(bytes, len, jobs.as_ref(), &mut segments);
-            match edited {
-                Some(_) => insert_tag(&mut store[start..], tag),
-                None => store.truncate(start),
-            }
-            *burst.bounce() = store;
-            let Some(offload) = edited else {
-                return Finished::Refused(Refusal::Tso);
+            let shape = Shape {
+                len,
+                slack,
+                padded,
+                tag,
             };
-            burst.push_bounced(start, shift(offload, slack));
-            return Finished::Pushed(segments);
+            return self.finish_in_host(shape, jobs.as_ref(), partial, burst, first, spare);
         }
         let whole = padded <= COPY_WHOLE;
         let copied = if whole {
@@ -359,6 +338,54 @@ impl Packet {
         Finished::Pushed(segments)
     }
 
+    /// As [`finish`](Self::finish), for a packet that has to be in host memory as a whole.
+    #[cold]
+    fn finish_in_host(
+        &self,
+        shape: Shape,
+        jobs: Option<&Jobs>,
+        partial: &[u8],
+        burst: &mut TxBurst<'_>,
+        first: usize,
+        spare: &mut Vec<u8>,
+    ) -> Finished {
+        let Shape {
+            len,
+            slack,
+            padded,
+            tag,
+        } = shape;
+        let mut segments = 1;
+        let start = burst.bounce().len();
+        if start > 0 && start + slack + padded + FCS > BOUNCE {
+            return Finished::NoRoom;
+        }
+        if burst.bounce().capacity() == 0 {
+            *burst.bounce() = std::mem::take(spare);
+            burst.bounce().reserve(BOUNCE);
+        }
+        let mut store = std::mem::take(burst.bounce());
+        store.resize(start + slack, 0);
+        store.extend_from_slice(&partial[..self.kept]);
+        for piece in burst.pieces().drain(first..) {
+            append_piece(&mut store, &piece);
+        }
+        store.truncate(start + slack + len);
+        store.resize(start + slack + padded, 0);
+        let bytes = &mut store[start + slack..];
+        let edited = self.edit(bytes, len, jobs, &mut segments);
+        match edited {
+            Some(_) => insert_tag(&mut store[start..], tag),
+            None => store.truncate(start),
+        }
+        *burst.bounce() = store;
+        let Some(offload) = edited else {
+            return Finished::Refused(Refusal::Tso);
+        };
+        burst.push_bounced(start, shift(offload, slack));
+        Finished::Pushed(segments)
+    }
+
     /// What is to be done to the bytes of a packet of `len` bytes, if anything is.
     #[inline]
     fn jobs(&self, last: &TxDesc, len: usize) -> Option<Jobs> {
@@ -369,6 +396,7 @@ impl Packet {
         any.then(|| self.some_jobs(last, len))
     }
 
+    #[inline(never)]
     fn some_jobs(&self, last: &TxDesc, len: usize) -> Jobs {
         let mut jobs = Jobs::default();
         if self.tse {
@@ -421,6 +449,7 @@ impl Packet {
         }
     }
 
+    #[inline(never)]
     fn do_jobs(
         &self,
         head: &mut [u8],
@@ -505,6 +534,15 @@ impl Packet {
         }
         Some((offload, count))
     }
+}
+
+/// Lengths of a packet: its own, room for a tag before it, its own with padding; and that tag.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    len: usize,
+    slack: usize,
+    padded: usize,
+    tag: Option<(u16, u16)>,
 }
 
 /// What has to be done to a packet's bytes.
