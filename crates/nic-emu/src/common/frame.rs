@@ -273,14 +273,12 @@ impl<'m> TxBurst<'m> {
     pub(crate) fn head(&mut self, len: usize) -> (&mut [u8], &mut [GuestSlice<'m>]) {
         static ZEROS: [u8; 512] = [0; 512];
         let start = self.heads.len();
-        // A length that the compiler knows saves a call.
-        let zeros = match len {
-            0..=64 if self.heads.remaining_capacity() >= 64 => &ZEROS[..64],
-            _ => &ZEROS[..len],
+        let added = match len <= 64 && self.heads.remaining_capacity() >= 64 {
+            // A length that the compiler knows saves a call.
+            true => self.heads.try_extend_from_slice(&ZEROS[..64]),
+            false => self.heads.try_extend_from_slice(&ZEROS[..len]),
         };
-        self.heads
-            .try_extend_from_slice(zeros)
-            .expect("room was asked for");
+        added.expect("room was asked for");
         self.heads.truncate(start + len);
         (&mut self.heads[start..], &mut self.body)
     }
@@ -423,6 +421,14 @@ pub struct RxMeta {
     pub gso: Option<Gso>,
     /// The frame was damaged on the wire (a fault injector says so).
     pub bad_fcs: bool,
+}
+
+impl RxMeta {
+    /// Whether its sender left nothing to do.
+    #[inline]
+    pub(crate) fn asks_for_nothing(&self) -> bool {
+        self.gso.is_none() && !matches!(self.csum, RxCsum::Partial(_))
+    }
 }
 
 /// What a frame's sender left to do is what its receiver finds undone: loopback, and ports of one switch.

@@ -201,12 +201,18 @@ impl RxQueue {
             self.shared.counters.rx_disabled.add(frames);
             return Delivered::Dropped(Loss::Disabled);
         }
-        let Ok(layout) = judge::layout(&frame) else {
+        let found;
+        let layout = if frame.meta.asks_for_nothing() {
+            None
+        } else if let Ok(layout) = judge::layout(&frame) {
+            found = layout;
+            found.as_ref()
+        } else {
             self.shared.counters.rx_malformed.add(1);
             return Delivered::Dropped(Loss::Malformed);
         };
-        let size = Size::of(&frame, layout.as_ref());
-        if let Some(layout) = &layout
+        let size = Size::of(&frame, layout);
+        if let Some(layout) = layout
             && size.only_last_fits(&self.shared.regs)
         {
             return self.receive_last_apart(mem, frame, layout, overrun, now);
@@ -232,7 +238,7 @@ impl RxQueue {
             true => {
                 let keep = size.fitting(room).frames > 0;
                 self.placing(mem, &how, keep)
-                    .frame(frame, layout.as_ref(), &mut progress)
+                    .frame(frame, layout, &mut progress)
             }
             false => Place::NoDescriptor,
         };
@@ -247,7 +253,7 @@ impl RxQueue {
             _ => left.fitting(room),
         };
         if held.frames > 0 {
-            self.hold(mem, frame, layout.as_ref(), how, progress, held);
+            self.hold(mem, frame, layout, how, progress, held);
         }
         if place == Place::Interrupted {
             self.interrupted = true;

@@ -236,7 +236,7 @@ impl TxQueue {
                         let packet = packet.get_or_insert_with(|| {
                             Packet::new(&desc, &contexts.csum, &contexts.tso)
                         });
-                        let kept: &[u8] = if at.resumed { &[] } else { &self.partial_bytes };
+                        let kept = &self.partial_bytes;
                         let staged = &mut self.staged;
                         match packet.append(&desc, mem, burst, first_piece, kept, staged) {
                             Append::Taken => {}
@@ -270,10 +270,10 @@ impl TxQueue {
             interrupted = stop == Stop::Interrupted;
             let finished = match (&packet, last) {
                 (Some(packet), Some(last)) => {
-                    let kept: &[u8] = match (packet.is_staged(), at.resumed) {
-                        (true, _) => &self.staged,
-                        (false, true) => &[],
-                        (false, false) => &self.partial_bytes,
+                    // Of these it takes as many as it has kept.
+                    let kept = match packet.is_staged() {
+                        true => &self.staged,
+                        false => &self.partial_bytes,
                     };
                     let bounce = &mut self.spare;
                     packet.finish(&last, kept, burst, first_piece, tag, pad, bounce)

@@ -56,7 +56,7 @@ pub(super) struct Placing<'a> {
 
 impl Placing<'_> {
     /// Writes `frame`, from where `progress` says.
-    #[inline]
+    #[inline(always)]
     pub(super) fn frame(
         &mut self,
         frame: RxFrame<'_>,
@@ -74,6 +74,7 @@ impl Placing<'_> {
     }
 
     /// A frame whose checksum its sender has left to do.
+    #[inline(never)]
     fn completed(&mut self, data: &[u8], csum: Csum, progress: &mut Progress) -> Place {
         // The field is filled in in a copy: the frame may be on its way to others too.
         let mut head = [0; MAX_HEADERS];
@@ -91,6 +92,7 @@ impl Placing<'_> {
     }
 
     /// What a super-frame is cut into.
+    #[inline(never)]
     fn segments(&mut self, data: &[u8], layout: &Layout, progress: &mut Progress) -> Place {
         let mut head = [0; MAX_HEADERS];
         let head = &mut head[..layout.headers()];
