@@ -5,6 +5,7 @@ mod demo;
 mod evaluate;
 mod fuzz;
 mod machine;
+mod placement;
 mod report;
 mod stage;
 mod test;

@@ -21,6 +21,7 @@ const FOLDERS: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe
 pub struct Qemu {
     source: Source,
     version: String,
+    cpus: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +34,28 @@ impl Qemu {
     /// A command that starts it, without arguments of the VM.
     #[must_use]
     pub fn command(&self) -> Command {
+        let qemu = self.program();
+        let Some(cpus) = &self.cpus else {
+            return qemu;
+        };
+        let mut command = Command::new("taskset");
+        command.args(["-c", cpus]).arg(qemu.get_program());
+        command.args(qemu.get_args());
+        for (name, value) in qemu.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
+    pub(crate) fn on_cpus(mut self, list: Option<&str>) -> Self {
+        self.cpus = list.map(str::to_owned);
+        self
+    }
+
+    fn program(&self) -> Command {
         let Source::Unpacked(tree) = &self.source else {
             return Command::new(PROGRAM);
         };
@@ -93,6 +116,7 @@ impl Qemu {
         let mut qemu = Self {
             source,
             version: String::new(),
+            cpus: None,
         };
         let print = |arg: &[&str]| match qemu.command().args(arg).output() {
             Ok(out) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),

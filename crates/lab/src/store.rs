@@ -22,6 +22,7 @@ const LAYOUT: &str = "1";
 pub struct Lab {
     dir: PathBuf,
     qemu: Arc<OnceLock<Qemu>>,
+    cpus: Option<String>,
 }
 
 impl Lab {
@@ -68,6 +69,7 @@ impl Lab {
         Ok(Self {
             dir,
             qemu: Arc::default(),
+            cpus: None,
         })
     }
 
@@ -94,11 +96,22 @@ impl Lab {
     /// # Errors
     /// As [`Lab::prepare`].
     pub fn qemu(&self) -> Result<Qemu> {
-        if let Some(found) = self.qemu.get() {
-            return Ok(found.clone());
-        }
-        let found = qemu::find(self)?;
-        Ok(self.qemu.get_or_init(|| found).clone())
+        let found = match self.qemu.get() {
+            Some(found) => found,
+            None => {
+                let found = qemu::find(self)?;
+                self.qemu.get_or_init(|| found)
+            }
+        };
+        Ok(found.clone().on_cpus(self.cpus.as_deref()))
+    }
+
+    /// The same lab, whose guests run on these processors alone, QEMU's other threads included: a list as `taskset -c`
+    /// takes it.
+    #[must_use]
+    pub fn on_cpus(mut self, list: &str) -> Self {
+        self.cpus = Some(list.to_owned());
+        self
     }
 
     /// The newest kernel of a suite.

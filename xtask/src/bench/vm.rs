@@ -17,6 +17,7 @@ use nic_emu_tests::{Direction, cli};
 use serde_json::{Value, json};
 
 use crate::machine;
+use crate::placement::{self, Placement};
 use crate::stage::{Maker, Stage, WIRE, ensure_same_tap};
 
 /// Beyond this share of stolen time a round tells more about the neighbours than about the NICs.
@@ -34,6 +35,9 @@ pub(crate) struct Options {
     /// Seconds of iperf3 in each direction.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
     seconds: u32,
+
+    #[command(flatten)]
+    placement: placement::Options,
 
     /// Kernel of the guest: the newest of this Debian suite.
     #[arg(long, value_name = "SUITE", default_value = "trixie-backports")]
@@ -82,12 +86,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     cli::nic_emu_cli()?;
     let lab = Lab::open()?;
     lab.prepare(&[options.suite])?;
+    let placement = options.placement.placement()?;
+    let lab = placement.lab(lab);
     if options.rounds < 7 {
         eprintln!("fewer than 7 rounds: take the figures as a hint");
     }
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
-        let round = round(&lab, options, number)?;
+        let round = round(&lab, options, &placement, number)?;
         eprintln!(
             "[{:4.0} s] round {:2} of {}: receives {:.0} against {:.0} Mbit/s ({:.2}x), sends {:.0} against {:.0} ({:.2}x)",
             started.elapsed().as_secs_f64(),
@@ -102,18 +108,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         );
         rounds.push(round);
     }
-    let report = report(&lab, options, &rounds)?;
+    let report = report(&lab, options, &placement, &rounds)?;
     println!("{}", table(&report, &rounds));
     super::save(&report, options.output.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs both, once more if others took too much of the processors.
-fn round(lab: &Lab, options: &Options, number: u32) -> Result<Round> {
+fn round(lab: &Lab, options: &Options, placement: &Placement, number: u32) -> Result<Round> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let play = |player| one_run(lab, options, player).with_context(|| format!("{player:?}"));
+        let play = |player| {
+            one_run(lab, options, placement, player).with_context(|| format!("{player:?}"))
+        };
         let (ours, qemu) = if number.is_multiple_of(2) {
             let ours = play(Player::NicEmu)?;
             (ours, play(Player::Qemu)?)
@@ -137,9 +145,9 @@ fn round(lab: &Lab, options: &Options, number: u32) -> Result<Round> {
     }
 }
 
-fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
+fn one_run(lab: &Lab, options: &Options, placement: &Placement, player: Player) -> Result<Run> {
     let maker = match player {
-        Player::NicEmu => Maker::NicEmu(Vec::new()),
+        Player::NicEmu => Maker::NicEmu(placement.daemon_arguments()),
         Player::Qemu => Maker::Qemu("e1000".into()),
     };
     let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, &maker, [])?;
@@ -165,7 +173,7 @@ fn one_run(lab: &Lab, options: &Options, player: Player) -> Result<Run> {
     })
 }
 
-fn report(lab: &Lab, options: &Options, rounds: &[Round]) -> Result<Value> {
+fn report(lab: &Lab, options: &Options, placement: &Placement, rounds: &[Round]) -> Result<Value> {
     let last = rounds.last().context("no round")?;
     let taps = rounds.iter().flat_map(|round| {
         [
@@ -193,6 +201,7 @@ fn report(lab: &Lab, options: &Options, rounds: &[Round]) -> Result<Value> {
         "qemu": lab.qemu()?.version(),
         "guest_kernel": lab.kernel(options.suite)?.release(),
         "seconds": options.seconds,
+        "placement": { "guest": placement.guest, "daemon": placement.daemon, "told": placement.told() },
         "tap": last.ours.tap,
         "command_lines": {
             "nic_emu": last.ours.command_line,
@@ -255,6 +264,8 @@ fn table(report: &Value, rounds: &[Round]) -> String {
         cell("steal_percent", 1)
     );
     text += &format!("  TAP: {}\n", report["tap"]);
+    let placement = report["placement"]["told"].as_str().unwrap_or_default();
+    text += &format!("  processors: {placement}\n");
     for (who, line) in report["command_lines"].as_object().into_iter().flatten() {
         text += &format!("  {who}: {}\n", line.as_str().unwrap_or_default());
     }

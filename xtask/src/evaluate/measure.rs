@@ -37,7 +37,7 @@ pub(super) struct Measure {
 impl Measure {
     /// Boots a guest on this NIC and measures.
     pub(super) fn run(&self, nic: Contestant, round: u32, attempt: u32) -> Result<Run> {
-        let maker = nic.maker(self.settings.busy_poll_us);
+        let maker = nic.maker(self.settings.busy_poll_us, &self.settings.placement);
         let counted = round < self.settings.counted_rounds;
         let trace = Trace::new()?;
         let boot = Stage::boot(&self.lab, self.suite, self.accel, &maker, trace.arguments());

@@ -21,7 +21,7 @@ use clap::{Args, ValueEnum};
 use nic_emu_lab::{Accel, Lab, Suite};
 use nic_emu_tests::cli;
 
-use crate::{machine, stage};
+use crate::{machine, placement, stage};
 use contestant::{Contestant, order};
 use measure::Measure;
 use record::{Environment, Evaluation, Run, STEAL_LIMIT, Settings};
@@ -62,8 +62,11 @@ pub(crate) struct Options {
     nics: Vec<Contestant>,
 
     /// How long the daemon of `nic-emu-poll` stays awake after an event.
-    #[arg(long, value_name = "US", default_value_t = 1000)]
+    #[arg(long, value_name = "US", default_value_t = 50)]
     busy_poll: u32,
+
+    #[command(flatten)]
+    placement: placement::Options,
 
     /// Kernel of the guest: the newest of this Debian suite.
     #[arg(long, value_name = "SUITE", default_value = "trixie-backports")]
@@ -114,6 +117,7 @@ impl Options {
             rate_seconds,
             nics,
             busy_poll,
+            placement,
             suite,
             accel,
             ..
@@ -137,6 +141,7 @@ impl Options {
             rate_seconds,
             nics,
             busy_poll_us: busy_poll,
+            placement: placement.placement()?,
             accel: match accel {
                 Accelerator::Tcg => "tcg".into(),
                 Accelerator::Kvm => "kvm".into(),
@@ -204,7 +209,7 @@ fn measure_all(options: &Options, folder: &Path) -> Result<Evaluation> {
         Evaluation::new(settings.clone(), environment)
     };
     let measure = Measure {
-        lab,
+        lab: settings.placement.lab(lab),
         suite: options.suite,
         accel: match options.accel {
             Accelerator::Tcg => Accel::Tcg,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::contestant::Contestant;
+use crate::placement::Placement;
 
 /// Changes when the fields below change their meaning.
 const FORMAT: u32 = 1;
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     /// Whether the guest without an operating system runs, too.
     pub(crate) bare: bool,
     pub(crate) busy_poll_us: u32,
+    #[serde(default)]
+    pub(crate) placement: Placement,
     /// `tcg` or `kvm`.
     pub(crate) accel: String,
     pub(crate) suite: String,

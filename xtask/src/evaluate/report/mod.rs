@@ -138,9 +138,11 @@ fn text(evaluation: &Evaluation) -> String {
     sections.push(format!(
         "## Processor time\n\nWhat the whole machine spends on a gigabyte through the TAP during iperf3: QEMU (with the \
          guest's own work), our daemon, and everything else (iperf3's other end, the host's kernel).\n\n\
-         ![processor time per gigabyte]({})\n\n{}",
+         ![processor time per gigabyte]({})\n\n{}\n\nHow busy QEMU and the daemon were meanwhile, in percent of one \
+         processor (the guest has one; what is missing to 100 % where they share it is waiting for packets):\n\n{}",
         pictures::CPU,
-        tables::cpu(figures)
+        tables::cpu(figures),
+        tables::busy(figures)
     ));
     if let Some(table) = tables::events(figures) {
         sections.push(format!(
@@ -183,6 +185,12 @@ fn head(evaluation: &Evaluation) -> String {
                  NICs that make the guest do less work (virtio-net, and those with TSO and large receive buffers) gain \
                  more here than what they save the host, and absolute figures say nothing about a server. There, \
                  the same command with `--accel kvm` measures what this cannot.";
+    }
+    text += &format!("\n\nProcessors: {}.", settings.placement.told());
+    if settings.placement.daemon.is_some() && settings.placement.guest == settings.placement.daemon
+    {
+        text += " That is how an operator places them who gives a guest a processor of its own: a register access wakes up \
+                 three threads one after the other, and on another processor, asleep by then, each takes many times as long.";
     }
     if let Some(kvm) = &environment.kvm {
         text += &format!("\n\n**Under KVM, but {kvm}.**");
@@ -272,6 +280,7 @@ fn conditions(evaluation: &Evaluation) -> String {
          | mitigations | {mitigations} |\n\
          | QEMU | {} |\n\
          | guest | Debian's kernel {} ({}), 1 processor, 512 MiB, {} |\n\
+         | processors of | {} |\n\
          | TAP | {} |\n\
          | commit, date | {}, {} |\n\
          | stolen time | {} % of a run; {} of {} runs were made again for more than {STEAL_LIMIT} %, {over} count although they had more |\n",
@@ -286,6 +295,7 @@ fn conditions(evaluation: &Evaluation) -> String {
         environment.guest_kernel,
         settings.suite,
         settings.accel,
+        settings.placement.told(),
         tables::cell(&tap(evaluation)),
         environment.commit,
         environment.date,

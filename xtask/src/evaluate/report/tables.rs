@@ -83,6 +83,27 @@ pub(super) fn cpu(figures: Figures<'_>) -> String {
     )
 }
 
+/// Shares of a processor during iperf3: QEMU's, the daemon's, both.
+pub(super) fn busy(figures: Figures<'_>) -> String {
+    let seconds = f64::from(figures.0.settings.seconds);
+    let part = |nic, stream: fn(&Run) -> &Stream, part: fn(&Stream) -> f64| {
+        figure(figures.of(nic, |run| Some(100.0 * part(stream(run)) / seconds)))
+    };
+    let row = |nic: Contestant| {
+        let mut row = vec![nic.to_string()];
+        for stream in [(|run| &run.receive) as fn(&Run) -> &Stream, |run| &run.send] {
+            row.push(part(nic, stream, |s| s.cpu.qemu));
+            row.push(part(nic, stream, |s| s.cpu.daemon));
+            row.push(part(nic, stream, |s| s.cpu.qemu + s.cpu.daemon));
+        }
+        row
+    };
+    let header = [
+        "", "RX: QEMU", "daemon", "both", "TX: QEMU", "daemon", "both",
+    ];
+    table(&header, figures.0.nics().into_iter().map(row))
+}
+
 /// One echo at a time.
 pub(super) fn echoes(figures: Figures<'_>) -> String {
     let udp: Metric = |run| run.udp.map(|trips| trips.p50);

@@ -6,6 +6,8 @@ use super::super::contestant::Contestant::{self, E1000, NicEmu, VirtioNet};
 use super::super::record::{
     Bare, Cpu, Environment, Evaluation, Events, Load, Run, Settings, Stream, Trips,
 };
+use crate::placement::Placement;
+
 use super::{Figures, pictures, receive, text, write};
 
 fn settings(nics: &[Contestant]) -> Settings {
@@ -19,6 +21,10 @@ fn settings(nics: &[Contestant]) -> Settings {
         counted_rounds: 2,
         bare: true,
         busy_poll_us: 1000,
+        placement: Placement {
+            guest: Some("3".into()),
+            daemon: Some("3".into()),
+        },
         accel: "tcg".into(),
         suite: "trixie".into(),
     }

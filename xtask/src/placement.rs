@@ -1,0 +1,157 @@
+//! Which processors a guest and its NIC run on, as an operator decides it who gives guests processors of their own.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nic_emu_lab::Lab;
+use serde::{Deserialize, Serialize};
+
+/// Wherever the kernel likes.
+const ANY: &str = "any";
+
+/// Options of whatever compares NICs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// Processors of QEMU with all of its threads, whichever NIC it has: numbers and ranges such as 2,8-11, or `any` for
+    /// wherever the kernel likes. Otherwise one, if there are others for the rest.
+    #[arg(long, value_name = "LIST")]
+    guest_cpus: Option<String>,
+
+    /// The processor of nic-emu's daemon, or `any`. Otherwise QEMU's, if that is one: then nobody sleeps on another
+    /// processor that has to be woken up before a register access is answered.
+    #[arg(long, value_name = "CPU")]
+    daemon_cpu: Option<String>,
+}
+
+/// Where everything runs; nothing said is wherever the kernel likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Placement {
+    /// QEMU, as a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest: Option<String>,
+    /// nic-emu's daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) daemon: Option<String>,
+}
+
+impl Options {
+    /// What they come to on this machine.
+    ///
+    /// # Errors
+    /// A list that is none, or processors that may not be used.
+    pub(crate) fn placement(&self) -> Result<Placement> {
+        let placement = Placement::of(
+            self.guest_cpus.as_deref(),
+            self.daemon_cpu.as_deref(),
+            last_of_several()?,
+        );
+        for list in [&placement.guest, &placement.daemon].into_iter().flatten() {
+            let tried = Command::new("taskset")
+                .args(["-c", list, "true"])
+                .stderr(Stdio::null())
+                .status()
+                .context("cannot start taskset")?;
+            ensure!(
+                tried.success(),
+                "{list}: no processors that this process may use; give numbers and ranges such as 2,8-11, or `{ANY}`"
+            );
+        }
+        Ok(placement)
+    }
+}
+
+impl Placement {
+    fn of(guest: Option<&str>, daemon: Option<&str>, default: Option<usize>) -> Self {
+        let asked = |list: Option<&str>, otherwise: Option<String>| match list {
+            None => otherwise,
+            Some(ANY) => None,
+            Some(list) => Some(list.to_owned()),
+        };
+        let guest = asked(guest, default.map(|cpu| cpu.to_string()));
+        let one = guest.clone().filter(|list| list.parse::<usize>().is_ok());
+        Self {
+            daemon: asked(daemon, one),
+            guest,
+        }
+    }
+
+    /// A lab whose guests run there.
+    pub(crate) fn lab(&self, lab: Lab) -> Lab {
+        match &self.guest {
+            Some(list) => lab.on_cpus(list),
+            None => lab,
+        }
+    }
+
+    /// Arguments of `nic-emu-cli serve`.
+    pub(crate) fn daemon_arguments(&self) -> Vec<String> {
+        let pinned = self.daemon.iter();
+        pinned
+            .flat_map(|cpu| ["--cpus".to_owned(), cpu.clone()])
+            .collect()
+    }
+
+    /// In words.
+    pub(crate) fn told(&self) -> String {
+        let place = |list: &Option<String>| match list {
+            Some(list) => format!("on {list}"),
+            None => "anywhere".to_owned(),
+        };
+        format!(
+            "QEMU with all of its threads {}, nic-emu's daemon {}, everything else anywhere",
+            place(&self.guest),
+            place(&self.daemon)
+        )
+    }
+}
+
+/// The last processor that this process may use, if there are others.
+fn last_of_several() -> Result<Option<usize>> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let allowed = sched_getaffinity(None).context("cannot find out which processors to use")?;
+    let mut allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    let first = allowed.next();
+    Ok(allowed.next_back().filter(|_| first.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(guest: Option<&str>, daemon: Option<&str>) -> (Option<String>, Option<String>) {
+        let Placement { guest, daemon } = Placement::of(guest, daemon, Some(7));
+        (guest, daemon)
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn a_daemon_is_where_its_guest_is() {
+        assert_eq!(of(None, None), (some("7"), some("7")));
+        assert_eq!(of(Some("2"), None), (some("2"), some("2")));
+        assert_eq!(of(Some("2,3"), None), (some("2,3"), None));
+        assert_eq!(of(Some("2"), Some("3")), (some("2"), some("3")));
+        assert_eq!(of(Some("2"), Some("any")), (some("2"), None));
+        assert_eq!(of(Some("any"), None), (None, None));
+        assert_eq!(Placement::of(None, None, None), Placement::default());
+    }
+
+    #[test]
+    fn processors_that_are_none_are_refused() {
+        for list in ["x", "", "99999", "3-", "-1"] {
+            let options = Options {
+                guest_cpus: some(list),
+                daemon_cpu: None,
+            };
+            assert!(options.placement().is_err(), "{list:?}");
+        }
+        let options = Options {
+            guest_cpus: some(ANY),
+            daemon_cpu: None,
+        };
+        assert_eq!(options.placement().unwrap(), Placement::default());
+    }
+}
