@@ -1,10 +1,11 @@
 //! Which processors a guest and its NIC run on, as an operator decides it who gives guests processors of their own.
 
-use std::process::{Command, Stdio};
+use std::io;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nic_emu_lab::Lab;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 /// Wherever the kernel likes.
@@ -41,20 +42,18 @@ impl Options {
     /// # Errors
     /// A list that is none, or processors that may not be used.
     pub(crate) fn placement(&self) -> Result<Placement> {
-        let placement = Placement::of(
-            self.guest_cpus.as_deref(),
-            self.daemon_cpu.as_deref(),
-            last_of_several()?,
-        );
+        let usable = usable()?;
+        // The last one, if there are others.
+        let default = usable.last().filter(|_| usable.len() > 1).copied();
+        let (guest, daemon) = (self.guest_cpus.as_deref(), self.daemon_cpu.as_deref());
+        let placement = Placement::of(guest, daemon, default);
         for list in [&placement.guest, &placement.daemon].into_iter().flatten() {
-            let tried = Command::new("taskset")
-                .args(["-c", list, "true"])
-                .stderr(Stdio::null())
-                .status()
-                .context("cannot start taskset")?;
+            let known =
+                numbers(list).is_some_and(|cpus| cpus.iter().all(|cpu| usable.contains(cpu)));
             ensure!(
-                tried.success(),
-                "{list}: no processors that this process may use; give numbers and ranges such as 2,8-11, or `{ANY}`"
+                known,
+                "`{list}`: no processors that this process may use, which are {usable:?}; give numbers and ranges such as \
+                 2,8-11, or `{ANY}`"
             );
         }
         Ok(placement)
@@ -92,6 +91,43 @@ impl Placement {
             .collect()
     }
 
+    /// A lab whose guests run on all processors that this thread may use now.
+    ///
+    /// # Errors
+    /// The kernel does not say which.
+    pub(crate) fn everywhere(lab: Lab) -> Result<Lab> {
+        let usable = usable()?.iter().map(usize::to_string).collect::<Vec<_>>();
+        Ok(lab.on_cpus(&usable.join(",")))
+    }
+
+    /// Leaves these processors to them: this thread, and what it starts from now on, run on the others, if there are any.
+    ///
+    /// # Errors
+    /// The kernel does not say or take them.
+    pub(crate) fn leave(&self) -> Result<()> {
+        let lists = [&self.guest, &self.daemon].into_iter().flatten();
+        let taken: Vec<usize> = lists.filter_map(|list| numbers(list)).flatten().collect();
+        let mut rest = usable()?;
+        rest.retain(|cpu| !taken.contains(cpu));
+        if !rest.is_empty() {
+            run_on(&rest).context("cannot leave processors to the guest")?;
+        }
+        Ok(())
+    }
+
+    /// Has `start` start something that chooses its processors itself.
+    ///
+    /// # Errors
+    /// What `start` fails with, or the kernel.
+    pub(crate) fn unbound<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = sched_getaffinity(None)?;
+        // The kernel leaves out those that are not there or not ours.
+        run_on(&(0..CpuSet::MAX_CPU).collect::<Vec<_>>())?;
+        let started = start();
+        sched_setaffinity(None, &before)?;
+        started
+    }
+
     /// In words.
     pub(crate) fn told(&self) -> String {
         let place = |list: &Option<String>| match list {
@@ -99,20 +135,48 @@ impl Placement {
             None => "anywhere".to_owned(),
         };
         format!(
-            "QEMU with all of its threads {}, nic-emu's daemon {}, everything else anywhere",
+            "QEMU with all of its threads {}, nic-emu's daemon {}, everything else {}",
             place(&self.guest),
-            place(&self.daemon)
+            place(&self.daemon),
+            match self {
+                Self {
+                    guest: None,
+                    daemon: None,
+                } => "anywhere",
+                _ => "on the others",
+            }
         )
     }
 }
 
-/// The last processor that this process may use, if there are others.
-fn last_of_several() -> Result<Option<usize>> {
-    use rustix::thread::{CpuSet, sched_getaffinity};
+/// The processors that this thread may use.
+fn usable() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(None).context("cannot find out which processors to use")?;
-    let mut allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-    let first = allowed.next();
-    Ok(allowed.next_back().filter(|_| first.is_some()))
+    Ok((0..CpuSet::MAX_CPU)
+        .filter(|&cpu| allowed.is_set(cpu))
+        .collect())
+}
+
+fn run_on(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// The numbers of a list of numbers and ranges.
+fn numbers(list: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for item in list.split(',') {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last >= CpuSet::MAX_CPU {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
 }
 
 #[cfg(test)]
@@ -153,5 +217,24 @@ mod tests {
             daemon_cpu: None,
         };
         assert_eq!(options.placement().unwrap(), Placement::default());
+        assert_eq!(numbers("2,8-11"), Some(vec![2, 8, 9, 10, 11]));
+    }
+
+    #[test]
+    fn what_is_left_is_for_the_rest() {
+        let all = usable().unwrap();
+        let placement = Placement {
+            guest: all.last().map(usize::to_string),
+            daemon: None,
+        };
+        placement.leave().unwrap();
+        let rest = usable().unwrap();
+        match all.len() {
+            1 => assert_eq!(rest, all),
+            more => assert_eq!(rest, all[..more - 1]),
+        }
+        let inside = Placement::unbound(usable).unwrap();
+        assert_eq!(inside, all);
+        assert_eq!(usable().unwrap(), rest);
     }
 }

@@ -9,6 +9,8 @@ use nic_emu_tests::host::namespace;
 use nic_emu_tests::{Daemon, DaemonBuilder, Far, Pair, Wire, guest};
 use serde_json::{Value, json};
 
+use crate::placement::Placement;
+
 /// The NIC's address, whoever makes it.
 pub(crate) const MAC: &str = "52:54:00:12:34:56";
 /// The link between TAP and guest.
@@ -45,10 +47,10 @@ impl Ground {
 
     /// Starts our daemon on the TAP.
     pub(crate) fn daemon(&self, arguments: &[String]) -> Result<Daemon> {
-        DaemonBuilder::new()?
+        let daemon = DaemonBuilder::new()?
             .nic(&format!("net=tap,ifname={},mac={MAC}", self.tap))
-            .args(arguments)
-            .start(Some(&self.netns))
+            .args(arguments);
+        Placement::unbound(|| daemon.start(Some(&self.netns)))
     }
 
     /// What decides how fast a TAP is: its flags and queue length, as they are while it is in use.

@@ -87,6 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let lab = Lab::open()?;
     lab.prepare(&[options.suite])?;
     let placement = options.placement.placement()?;
+    placement.leave()?;
     let lab = placement.lab(lab);
     if options.rounds < 7 {
         eprintln!("fewer than 7 rounds: take the figures as a hint");

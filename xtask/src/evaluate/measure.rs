@@ -2,7 +2,7 @@
 //! without an operating system.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nic_emu_lab::{Accel, Lab, Nic, Suite};
@@ -14,6 +14,7 @@ use nic_emu_tests::{Direction, cli, counters, latency, reflector};
 
 use super::contestant::Contestant;
 use super::record::{Bare, Cpu, Events, Load, Run, Settings, Stream, Trips};
+use crate::placement::Placement;
 use crate::stage::{Ground, MAC, Maker, Stage, WIRE};
 
 /// ICMP echoes, one after the other.
@@ -29,6 +30,8 @@ const BUCKET: f64 = 1.04;
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
     pub(super) lab: Lab,
+    /// The same for the guest without an operating system.
+    pub(super) bare_lab: Lab,
     pub(super) suite: Suite,
     pub(super) accel: Accel,
     pub(super) settings: Settings,
@@ -71,6 +74,7 @@ impl Measure {
 
         let bare = if self.settings.bare && nic.is_82540em() {
             let before = CpuTime::now();
+            let maker = nic.maker(self.settings.busy_poll_us, &Placement::default());
             let mut bare = self.bare(&maker).context("bare guest")?;
             steal = steal.max(CpuTime::now().since(before).steal_percent());
             if counted {
@@ -138,7 +142,8 @@ impl Measure {
         self.settings.rates.iter().map(offer).collect()
     }
 
-    /// The guest without an operating system, both ways, as fast as it can.
+    /// The guest without an operating system, both ways, as fast as it can: on whatever processors there are, since it
+    /// polls, and a daemon that shares its processor would have to wait for it.
     fn bare(&self, maker: &Maker) -> Result<Bare> {
         let [receive, send] = self.bare_flows(maker, None)?;
         Ok(Bare {
@@ -172,7 +177,7 @@ impl Measure {
             (Accel::Kvm, _) => (1_000_000, 2_000_000),
         };
         let flow = |send: bool| {
-            let ground = Ground::new(&self.lab)?;
+            let ground = Ground::new(&self.bare_lab)?;
             let (nic, daemon) = match maker {
                 Maker::NicEmu(arguments) => {
                     let daemon = ground.daemon(arguments)?;
@@ -180,7 +185,7 @@ impl Measure {
                 }
                 Maker::Qemu(device) => (Nic::tap(device, &ground.tap, MAC), None),
             };
-            let guest = self.lab.bare(cli::bare_guest()?).accel(self.accel);
+            let guest = self.bare_lab.bare(cli::bare_guest()?).accel(self.accel);
             let mut guest = guest.netns(ground.netns.name()).nic(nic);
             let trace = traces.map(|traces| &traces[usize::from(send)]);
             for argument in trace.iter().flat_map(|trace| trace.arguments_at_once()) {
@@ -207,6 +212,7 @@ impl Measure {
 struct Used {
     qemu: f64,
     daemon: f64,
+    at: Instant,
     machine: CpuTime,
     tap: counters::TapCounters,
 }
@@ -217,6 +223,7 @@ impl Used {
         Ok(Self {
             qemu: process_seconds(stage.vm.pid())?,
             daemon: daemon.map_or(Ok(0.0), |daemon| process_seconds(daemon.pid()))?,
+            at: Instant::now(),
             machine: CpuTime::now(),
             tap: counters::tap(&stage.ground.netns, &stage.ground.tap)?,
         })
@@ -227,6 +234,7 @@ impl Used {
             qemu: self.qemu - then.qemu,
             daemon: self.daemon - then.daemon,
             machine: self.machine.since(then.machine).busy_seconds(),
+            elapsed: self.at.duration_since(then.at).as_secs_f64(),
         }
     }
 }

@@ -21,7 +21,8 @@ use clap::{Args, ValueEnum};
 use nic_emu_lab::{Accel, Lab, Suite};
 use nic_emu_tests::cli;
 
-use crate::{machine, placement, stage};
+use crate::placement::{self, Placement};
+use crate::{machine, stage};
 use contestant::{Contestant, order};
 use measure::Measure;
 use record::{Environment, Evaluation, Run, STEAL_LIMIT, Settings};
@@ -208,8 +209,11 @@ fn measure_all(options: &Options, folder: &Path) -> Result<Evaluation> {
     } else {
         Evaluation::new(settings.clone(), environment)
     };
+    let bare_lab = Placement::everywhere(lab.clone())?;
+    settings.placement.leave()?;
     let measure = Measure {
         lab: settings.placement.lab(lab),
+        bare_lab,
         suite: options.suite,
         accel: match options.accel {
             Accelerator::Tcg => Accel::Tcg,

@@ -128,6 +128,9 @@ pub(crate) struct Cpu {
     pub(crate) daemon: f64,
     /// All processors, whoever used them.
     pub(crate) machine: f64,
+    /// How long all of it took; 0 if nobody has looked.
+    #[serde(default)]
+    pub(crate) elapsed: f64,
 }
 
 /// What a stretch of traffic cost.

@@ -139,7 +139,7 @@ fn text(evaluation: &Evaluation) -> String {
         "## Processor time\n\nWhat the whole machine spends on a gigabyte through the TAP during iperf3: QEMU (with the \
          guest's own work), our daemon, and everything else (iperf3's other end, the host's kernel).\n\n\
          ![processor time per gigabyte]({})\n\n{}\n\nHow busy QEMU and the daemon were meanwhile, in percent of one \
-         processor (the guest has one; what is missing to 100 % where they share it is waiting for packets):\n\n{}",
+         processor (the guest has one, iperf3's beginning and end are included):\n\n{}",
         pictures::CPU,
         tables::cpu(figures),
         tables::busy(figures)
@@ -155,7 +155,8 @@ fn text(evaluation: &Evaluation) -> String {
     if let Some(table) = tables::bare(figures) {
         sections.push(format!(
             "## Without an operating system\n\n`crates/bare-guest` polls its rings and does nothing else: what the NIC \
-             and its hypervisor can do. Frames of 60 bytes through the TAP.\n\n![frames per second]({})\n\n{table}",
+             and its hypervisor can do. It runs on whatever processors there are: one that it shared with a daemon \
+             would be its own nearly all of the time. Frames of 60 bytes through the TAP.\n\n![frames per second]({})\n\n{table}",
             pictures::BARE
         ));
     }

@@ -85,9 +85,12 @@ pub(super) fn cpu(figures: Figures<'_>) -> String {
 
 /// Shares of a processor during iperf3: QEMU's, the daemon's, both.
 pub(super) fn busy(figures: Figures<'_>) -> String {
-    let seconds = f64::from(figures.0.settings.seconds);
     let part = |nic, stream: fn(&Run) -> &Stream, part: fn(&Stream) -> f64| {
-        figure(figures.of(nic, |run| Some(100.0 * part(stream(run)) / seconds)))
+        let share = |run: &Run| {
+            let stream = stream(run);
+            (stream.cpu.elapsed > 0.0).then(|| 100.0 * part(stream) / stream.cpu.elapsed)
+        };
+        figure(figures.of(nic, share))
     };
     let row = |nic: Contestant| {
         let mut row = vec![nic.to_string()];

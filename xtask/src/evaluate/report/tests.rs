@@ -40,6 +40,7 @@ fn run(nic: Contestant, round: u32, speed: f64, delay: f64) -> Run {
             qemu: 1.0,
             daemon: 0.25,
             machine: 1.75,
+            elapsed: 1.25,
         },
         events: Some(Events {
             frames: 1000,
