@@ -170,7 +170,7 @@ fn numbers(list: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for item in list.split(',') {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
-        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
         if first > last || last >= CpuSet::MAX_CPU {
             return None;
         }
