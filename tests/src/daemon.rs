@@ -29,6 +29,7 @@ pub struct DaemonBuilder {
     nics: Vec<String>,
     sockets: Vec<PathBuf>,
     arguments: Vec<String>,
+    cpus: Option<String>,
     verbose: bool,
     unprivileged: bool,
 }
@@ -69,6 +70,7 @@ impl DaemonBuilder {
             nics: Vec::new(),
             sockets: Vec::new(),
             arguments: Vec::new(),
+            cpus: None,
             verbose: false,
             unprivileged: false,
         })
@@ -89,6 +91,13 @@ impl DaemonBuilder {
     pub fn args(mut self, arguments: &[impl AsRef<str>]) -> Self {
         let arguments = arguments.iter().map(|argument| argument.as_ref().into());
         self.arguments.extend(arguments);
+        self
+    }
+
+    /// Runs it on these processors alone: a list as `taskset -c` takes it.
+    #[must_use]
+    pub fn on_cpus(mut self, list: &str) -> Self {
+        self.cpus = Some(list.to_owned());
         self
     }
 
@@ -120,7 +129,9 @@ impl DaemonBuilder {
             .iter()
             .position(|word| word == "serve")
             .unwrap_or_default();
-        let command_line = format!("nic-emu-cli {}", words[from..].join(" "));
+        let cpus = self.cpus.as_ref();
+        let pinned = cpus.map_or_else(String::new, |list| format!("taskset -c {list} "));
+        let command_line = format!("{pinned}nic-emu-cli {}", words[from..].join(" "));
         command.env_remove("RUST_LOG").env("NO_COLOR", "1");
         command
             .stdin(Stdio::null())
@@ -154,11 +165,19 @@ impl DaemonBuilder {
 
     fn command(&self, netns: Option<&Netns>) -> Result<Command> {
         let program = cli::nic_emu_cli()?;
-        let mut command = match (self.unprivileged, netns) {
-            (false, None) => Command::new(program),
-            (false, Some(netns)) => netns.command(program)?,
-            (true, Some(netns)) => self.without_privileges(program, netns)?,
-            (true, None) => bail!("an unprivileged daemon needs a namespace"),
+        let start = |program: &Path| match netns {
+            Some(netns) => netns.command(program),
+            None => Ok(Command::new(program)),
+        };
+        let mut command = match (self.unprivileged, netns, &self.cpus) {
+            (false, _, None) => start(program)?,
+            (false, _, Some(list)) => {
+                let mut command = start(Path::new("taskset"))?;
+                command.args(["-c", list]).arg(program);
+                command
+            }
+            (true, Some(netns), _) => self.without_privileges(program, netns)?,
+            (true, None, _) => bail!("an unprivileged daemon needs a namespace"),
         };
         if self.verbose {
             command.arg("-v");

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     daemon_cpu: Option<String>,
 }
 
-/// Where everything runs; nothing said is wherever the kernel likes.
+/// Where a guest runs, and its daemon; nothing said is wherever the kernel likes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Placement {
     /// QEMU, as a list.
@@ -83,21 +83,17 @@ impl Placement {
         }
     }
 
-    /// Arguments of `nic-emu-cli serve`.
-    pub(crate) fn daemon_arguments(&self) -> Vec<String> {
-        let pinned = self.daemon.iter();
-        pinned
-            .flat_map(|cpu| ["--cpus".to_owned(), cpu.clone()])
-            .collect()
-    }
-
-    /// A lab whose guests run on all processors that this thread may use now.
+    /// All processors that this thread may use, for both.
     ///
     /// # Errors
     /// The kernel does not say which.
-    pub(crate) fn everywhere(lab: Lab) -> Result<Lab> {
-        let usable = usable()?.iter().map(usize::to_string).collect::<Vec<_>>();
-        Ok(lab.on_cpus(&usable.join(",")))
+    pub(crate) fn everywhere() -> Result<Self> {
+        let usable: Vec<_> = usable()?.iter().map(usize::to_string).collect();
+        let all = Some(usable.join(","));
+        Ok(Self {
+            guest: all.clone(),
+            daemon: all,
+        })
     }
 
     /// Leaves these processors to them: this thread, and what it starts from now on, run on the others, if there are any.
@@ -113,19 +109,6 @@ impl Placement {
             run_on(&rest).context("cannot leave processors to the guest")?;
         }
         Ok(())
-    }
-
-    /// Has `start` start something that chooses its processors itself.
-    ///
-    /// # Errors
-    /// What `start` fails with, or the kernel.
-    pub(crate) fn unbound<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
-        let before = sched_getaffinity(None)?;
-        // The kernel leaves out those that are not there or not ours.
-        run_on(&(0..CpuSet::MAX_CPU).collect::<Vec<_>>())?;
-        let started = start();
-        sched_setaffinity(None, &before)?;
-        started
     }
 
     /// In words.
@@ -223,6 +206,8 @@ mod tests {
     #[test]
     fn what_is_left_is_for_the_rest() {
         let all = usable().unwrap();
+        let everywhere = Placement::everywhere().unwrap();
+        assert_eq!(numbers(&everywhere.guest.unwrap()), Some(all.clone()));
         let placement = Placement {
             guest: all.last().map(usize::to_string),
             daemon: None,
@@ -233,8 +218,5 @@ mod tests {
             1 => assert_eq!(rest, all),
             more => assert_eq!(rest, all[..more - 1]),
         }
-        let inside = Placement::unbound(usable).unwrap();
-        assert_eq!(inside, all);
-        assert_eq!(usable().unwrap(), rest);
     }
 }

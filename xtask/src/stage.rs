@@ -46,11 +46,14 @@ impl Ground {
     }
 
     /// Starts our daemon on the TAP.
-    pub(crate) fn daemon(&self, arguments: &[String]) -> Result<Daemon> {
-        let daemon = DaemonBuilder::new()?
+    pub(crate) fn daemon(&self, arguments: &[String], placement: &Placement) -> Result<Daemon> {
+        let mut daemon = DaemonBuilder::new()?
             .nic(&format!("net=tap,ifname={},mac={MAC}", self.tap))
             .args(arguments);
-        Placement::unbound(|| daemon.start(Some(&self.netns)))
+        if let Some(list) = &placement.daemon {
+            daemon = daemon.on_cpus(list);
+        }
+        daemon.start(Some(&self.netns))
     }
 
     /// What decides how fast a TAP is: its flags and queue length, as they are while it is in use.
@@ -82,15 +85,16 @@ impl Stage {
         lab: &Lab,
         suite: Suite,
         accel: Accel,
+        placement: &Placement,
         maker: &Maker,
         arguments: impl IntoIterator<Item = String>,
     ) -> Result<Self> {
         let ground = Ground::new(lab)?;
-        let guest = lab.vm(suite).accel(accel);
+        let guest = placement.lab(lab.clone()).vm(suite).accel(accel);
         let guest = arguments.into_iter().fold(guest, VmBuilder::arg);
         let (mut vm, daemon) = match maker {
             Maker::NicEmu(arguments) => {
-                let daemon = ground.daemon(arguments)?;
+                let daemon = ground.daemon(arguments, placement)?;
                 let vm = guest.nic(Nic::vfio_user(daemon.socket(0))).start()?;
                 (vm, Some(daemon))
             }

@@ -88,7 +88,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     lab.prepare(&[options.suite])?;
     let placement = options.placement.placement()?;
     placement.leave()?;
-    let lab = placement.lab(lab);
     if options.rounds < 7 {
         eprintln!("fewer than 7 rounds: take the figures as a hint");
     }
@@ -148,10 +147,10 @@ fn round(lab: &Lab, options: &Options, placement: &Placement, number: u32) -> Re
 
 fn one_run(lab: &Lab, options: &Options, placement: &Placement, player: Player) -> Result<Run> {
     let maker = match player {
-        Player::NicEmu => Maker::NicEmu(placement.daemon_arguments()),
+        Player::NicEmu => Maker::NicEmu(Vec::new()),
         Player::Qemu => Maker::Qemu("e1000".into()),
     };
-    let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, &maker, [])?;
+    let mut stage = Stage::boot(lab, options.suite, Accel::Tcg, placement, &maker, [])?;
     let trips =
         nic_emu_tests::pinger::ping(stage.ground.netns.name(), WIRE.second().v4.into(), [56; 50])?;
     sleep(Duration::from_secs(1));

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::placement::Placement;
 use crate::stage::Maker;
 
 /// A NIC, with whoever makes it.
@@ -60,15 +59,11 @@ impl Contestant {
     }
 
     /// How it is started.
-    pub(crate) fn maker(self, busy_poll_us: u32, placement: &Placement) -> Maker {
+    pub(crate) fn maker(self, busy_poll_us: u32) -> Maker {
         let qemu = |device: &str| Maker::Qemu(device.to_owned());
-        let mut arguments = placement.daemon_arguments();
         match self {
-            Self::NicEmu => Maker::NicEmu(arguments),
-            Self::NicEmuPoll => {
-                arguments.extend(["--busy-poll".into(), busy_poll_us.to_string()]);
-                Maker::NicEmu(arguments)
-            }
+            Self::NicEmu => Maker::NicEmu(Vec::new()),
+            Self::NicEmuPoll => Maker::NicEmu(vec!["--busy-poll".into(), busy_poll_us.to_string()]),
             Self::E1000 => qemu("e1000"),
             Self::E1000e => qemu("e1000e"),
             Self::Igb => qemu("igb"),

@@ -30,8 +30,8 @@ const BUCKET: f64 = 1.04;
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
     pub(super) lab: Lab,
-    /// The same for the guest without an operating system.
-    pub(super) bare_lab: Lab,
+    /// Where the guest without an operating system runs.
+    pub(super) everywhere: Placement,
     pub(super) suite: Suite,
     pub(super) accel: Accel,
     pub(super) settings: Settings,
@@ -40,10 +40,17 @@ pub(super) struct Measure {
 impl Measure {
     /// Boots a guest on this NIC and measures.
     pub(super) fn run(&self, nic: Contestant, round: u32, attempt: u32) -> Result<Run> {
-        let maker = nic.maker(self.settings.busy_poll_us, &self.settings.placement);
+        let maker = nic.maker(self.settings.busy_poll_us);
         let counted = round < self.settings.counted_rounds;
         let trace = Trace::new()?;
-        let boot = Stage::boot(&self.lab, self.suite, self.accel, &maker, trace.arguments());
+        let boot = Stage::boot(
+            &self.lab,
+            self.suite,
+            self.accel,
+            &self.settings.placement,
+            &maker,
+            trace.arguments(),
+        );
         let mut stage = boot.context("the guest does not boot")?;
         let (guest, host) = (WIRE.second().v4, WIRE.first().v4);
         let echo = reflector::udp_echo(&mut stage.vm, &stage.ground.netns, host, guest)?;
@@ -74,7 +81,6 @@ impl Measure {
 
         let bare = if self.settings.bare && nic.is_82540em() {
             let before = CpuTime::now();
-            let maker = nic.maker(self.settings.busy_poll_us, &Placement::default());
             let mut bare = self.bare(&maker).context("bare guest")?;
             steal = steal.max(CpuTime::now().since(before).steal_percent());
             if counted {
@@ -177,15 +183,16 @@ impl Measure {
             (Accel::Kvm, _) => (1_000_000, 2_000_000),
         };
         let flow = |send: bool| {
-            let ground = Ground::new(&self.bare_lab)?;
+            let ground = Ground::new(&self.lab)?;
             let (nic, daemon) = match maker {
                 Maker::NicEmu(arguments) => {
-                    let daemon = ground.daemon(arguments)?;
+                    let daemon = ground.daemon(arguments, &self.everywhere)?;
                     (Nic::vfio_user(daemon.socket(0)), Some(daemon))
                 }
                 Maker::Qemu(device) => (Nic::tap(device, &ground.tap, MAC), None),
             };
-            let guest = self.bare_lab.bare(cli::bare_guest()?).accel(self.accel);
+            let guest = self.everywhere.lab(self.lab.clone());
+            let guest = guest.bare(cli::bare_guest()?).accel(self.accel);
             let mut guest = guest.netns(ground.netns.name()).nic(nic);
             let trace = traces.map(|traces| &traces[usize::from(send)]);
             for argument in trace.iter().flat_map(|trace| trace.arguments_at_once()) {

@@ -209,11 +209,11 @@ fn measure_all(options: &Options, folder: &Path) -> Result<Evaluation> {
     } else {
         Evaluation::new(settings.clone(), environment)
     };
-    let bare_lab = Placement::everywhere(lab.clone())?;
+    let everywhere = Placement::everywhere()?;
     settings.placement.leave()?;
     let measure = Measure {
-        lab: settings.placement.lab(lab),
-        bare_lab,
+        lab,
+        everywhere,
         suite: options.suite,
         accel: match options.accel {
             Accelerator::Tcg => Accel::Tcg,
