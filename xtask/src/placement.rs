@@ -13,6 +13,7 @@ const ANY: &str = "any";
 
 /// Options of whatever compares NICs.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Processors of QEMU with all of its threads, whichever NIC it has: numbers and ranges such as 2,8-11, or `any` for
     /// wherever the kernel likes. Otherwise one, if there are others for the rest.

@@ -107,6 +107,11 @@ fn mistakes_are_told_in_a_sentence() {
             "invalid value 'rtl8139' for '--nics",
         ),
         (&["--nics", "igb,igb"], "QEMU igb is named twice in --nics"),
+        (
+            &["--guest-cpus", "0-99999"],
+            "`0-99999`: no processors that this process may use",
+        ),
+        (&["--daemon-cpu", "x"], "`x`: no processors"),
         (&["--quick", "--rounds", "3"], "cannot be used with"),
         (&["--resume", "--output", &empty], "nothing to resume"),
         (

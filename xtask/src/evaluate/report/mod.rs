@@ -135,15 +135,20 @@ fn text(evaluation: &Evaluation) -> String {
         tables::throughput(figures)
     ));
     sections.push(latency_section(figures));
-    sections.push(format!(
+    let mut processors = format!(
         "## Processor time\n\nWhat the whole machine spends on a gigabyte through the TAP during iperf3: QEMU (with the \
          guest's own work), our daemon, and everything else (iperf3's other end, the host's kernel).\n\n\
-         ![processor time per gigabyte]({})\n\n{}\n\nHow busy QEMU and the daemon were meanwhile, in percent of one \
-         processor (the guest has one, iperf3's beginning and end are included):\n\n{}",
+         ![processor time per gigabyte]({})\n\n{}",
         pictures::CPU,
-        tables::cpu(figures),
-        tables::busy(figures)
-    ));
+        tables::cpu(figures)
+    );
+    if let Some(busy) = tables::busy(figures) {
+        processors += &format!(
+            "\n\nHow busy QEMU and the daemon were meanwhile, in percent of one processor (iperf3's beginning and end \
+             are included):\n\n{busy}"
+        );
+    }
+    sections.push(processors);
     if let Some(table) = tables::events(figures) {
         sections.push(format!(
             "## What a frame costs\n\nInterrupts of the guest, accesses to the NIC's registers, and vfio-user messages, \

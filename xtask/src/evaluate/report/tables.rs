@@ -84,7 +84,7 @@ pub(super) fn cpu(figures: Figures<'_>) -> String {
 }
 
 /// Shares of a processor during iperf3: QEMU's, the daemon's, both.
-pub(super) fn busy(figures: Figures<'_>) -> String {
+pub(super) fn busy(figures: Figures<'_>) -> Option<String> {
     let part = |nic, stream: fn(&Run) -> &Stream, part: fn(&Stream) -> f64| {
         let share = |run: &Run| {
             let stream = stream(run);
@@ -104,7 +104,12 @@ pub(super) fn busy(figures: Figures<'_>) -> String {
     let header = [
         "", "RX: QEMU", "daemon", "both", "TX: QEMU", "daemon", "both",
     ];
-    table(&header, figures.0.nics().into_iter().map(row))
+    let timed = figures
+        .0
+        .runs
+        .iter()
+        .any(|run| run.receive.cpu.elapsed > 0.0);
+    timed.then(|| table(&header, figures.0.nics().into_iter().map(row)))
 }
 
 /// One echo at a time.
