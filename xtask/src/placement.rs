@@ -16,11 +16,11 @@ const ANY: &str = "any";
 #[group(skip)]
 pub(crate) struct Options {
     /// Processors of QEMU with all of its threads, whichever NIC it has: numbers and ranges such as 2,8-11, or `any` for
-    /// wherever the kernel likes. Otherwise one, if there are others for the rest.
+    /// wherever the kernel likes. By default one, if there are others for the rest.
     #[arg(long, value_name = "LIST")]
     guest_cpus: Option<String>,
 
-    /// The processor of nic-emu's daemon, or `any`. Otherwise QEMU's, if that is one: then nobody sleeps on another
+    /// The processor of nic-emu's daemon, or `any`. By default that of QEMU, if it has one: then nobody sleeps on another
     /// processor that has to be woken up before a register access is answered.
     #[arg(long, value_name = "CPU")]
     daemon_cpu: Option<String>,
