@@ -176,8 +176,9 @@ impl DaemonBuilder {
                 command.args(["-c", list]).arg(program);
                 command
             }
-            (true, Some(netns), _) => self.without_privileges(program, netns)?,
+            (true, Some(netns), None) => self.without_privileges(program, netns)?,
             (true, None, _) => bail!("an unprivileged daemon needs a namespace"),
+            (true, _, Some(_)) => bail!("an unprivileged daemon is not placed"),
         };
         if self.verbose {
             command.arg("-v");

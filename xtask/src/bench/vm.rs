@@ -83,10 +83,10 @@ impl Round {
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let started = Instant::now();
+    let placement = options.placement.placement()?;
     cli::nic_emu_cli()?;
     let lab = Lab::open()?;
     lab.prepare(&[options.suite])?;
-    let placement = options.placement.placement()?;
     placement.leave()?;
     if options.rounds < 7 {
         eprintln!("fewer than 7 rounds: take the figures as a hint");
