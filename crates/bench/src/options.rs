@@ -15,6 +15,7 @@ pub struct Plan {
 
 /// Options of the native benchmark.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Rounds of one slice of each contender; at least 25 tell something.
     #[arg(long, value_name = "N", default_value_t = 41, value_parser = clap::value_parser!(u32).range(1..=10_000))]
