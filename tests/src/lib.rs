@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod guest;
 pub mod host;
 pub mod inside;
+pub mod instructions;
 pub mod iperf;
 pub mod latency;
 #[cfg(feature = "machine")]

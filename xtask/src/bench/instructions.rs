@@ -1,8 +1,7 @@
 //! `cargo xtask bench instructions`: how many instructions the model spends on a frame, counted by callgrind.
 //!
-//! What is counted is `crates/bench`'s program `instructions`: the queues of one NIC, called as the daemon calls them,
-//! with a network that takes all and guest memory in this process. The same commit, compiler and processor give the same
-//! figures, whatever else the machine does. The program, as it is here, is also put into older commits.
+//! What is counted, and how, is `nic_emu_tests::instructions`'; tests hold it to what it was. The program, as it is here,
+//! is also put into older commits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +9,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use nic_emu_lab::{Counting, Lab};
+use nic_emu_lab::Lab;
 use nic_emu_tests::cli;
+use nic_emu_tests::instructions::Counter;
 use serde_json::{Value, json};
 
 use crate::machine;
 
-/// Rings full of frames in the two runs whose difference counts.
-const PIECES: [u64; 2] = [10, 30];
 /// What an older commit needs to build the program: the manifest, and which of our files.
 const MANIFEST: &str = r#"[package]
 name = "nic-emu-bench"
@@ -53,19 +51,15 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let lab = Lab::open()?;
-    let counting = lab.counting()?;
     let mut rows = Vec::new();
     for commit in &options.before {
         let program = build_at(&lab, commit)?;
-        rows.push((
-            commit.clone(),
-            count_all(&counting, &lab, &program, &options.sizes)?,
-        ));
+        rows.push((commit.clone(), count_all(&lab, &program, &options.sizes)?));
     }
     let program = cli::instructions(cli::workspace())?;
     rows.push((
         machine::commit(),
-        count_all(&counting, &lab, &program, &options.sizes)?,
+        count_all(&lab, &program, &options.sizes)?,
     ));
 
     println!("\ninstructions per frame, of the model alone");
@@ -92,78 +86,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn count_all(
-    counting: &Counting,
-    lab: &Lab,
-    program: &Path,
-    sizes: &[u32],
-) -> Result<Vec<(String, f64)>> {
+fn count_all(lab: &Lab, program: &Path, sizes: &[u32]) -> Result<Vec<(String, f64)>> {
+    let counter = Counter::new(lab, program)?;
     let mut counts = Vec::new();
     for size in sizes {
         for way in ["tx", "rx"] {
             let case = format!("{way}.{size}");
-            let [few, many] = PIECES.map(|pieces| count(counting, lab, program, &case, pieces));
-            let ((few, few_frames), (many, many_frames)) = (few?, many?);
-            let per_frame = (many - few) as f64 / (many_frames - few_frames) as f64;
+            let per_frame = counter.per_frame(&case)?;
             counts.push((case, per_frame));
         }
     }
     Ok(counts)
-}
-
-/// Instructions of so many pieces, and their frames.
-fn count(
-    counting: &Counting,
-    lab: &Lab,
-    program: &Path,
-    case: &str,
-    pieces: u64,
-) -> Result<(u64, u64)> {
-    let file = lab.dir().join(format!("callgrind.{}", std::process::id()));
-    let out = format!("--callgrind-out-file={}", file.display());
-    let options = [
-        "--toggle-collect=*counted_transmit*",
-        "--toggle-collect=*counted_receive*",
-        &out,
-    ];
-    let mut command = counting.callgrind(&options, program)?;
-    let output = command
-        .args([case, &pieces.to_string()])
-        .output()
-        .context("cannot start callgrind")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "callgrind ended with {}: {said}",
-        output.status
-    );
-    let profile = fs::read_to_string(&file).context("callgrind left no profile")?;
-    fs::remove_file(&file)?;
-    let frames = String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .context("the program printed no number")?;
-    let instructions = total(&profile).context("callgrind's profile has no total")?;
-    ensure!(
-        instructions > 0,
-        "callgrind has not found what it is to count"
-    );
-    Ok((instructions, frames))
-}
-
-/// The `totals:` line of a profile, or `summary:` if there is none.
-fn total(profile: &str) -> Option<u64> {
-    let line = |key: &str| {
-        profile
-            .lines()
-            .rev()
-            .find_map(|line| line.strip_prefix(key))
-    };
-    line("totals:")
-        .or_else(|| line("summary:"))?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// Builds the program against the crates of an older commit, in a folder that stays for the next time.
@@ -232,17 +165,4 @@ fn git(arguments: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_total_is_that_of_the_last_line() {
-        let profile = "events: Ir\nsummary: 1\n\nfn=(1) main\n1 5\n\ntotals: 12345\n";
-        assert_eq!(total(profile), Some(12345));
-        assert_eq!(total("events: Ir\nsummary: 7\n"), Some(7));
-        assert_eq!(total(""), None);
-    }
 }
