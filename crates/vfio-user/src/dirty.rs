@@ -34,8 +34,10 @@ struct Unmapped {
     header: Header,
     request: DmaUnmap,
     bitmap: DirtyBitmap,
-    /// The log that still has the range.
+    /// The log that still has the entries.
     log: Arc<DirtyLog>,
+    /// DMA addresses and sizes of what was mapped there.
+    entries: Vec<(u64, u64)>,
 }
 
 impl State {
@@ -102,7 +104,8 @@ impl State {
         if !self.dma.covers(iova, length) {
             return Err(Errno::NOENT);
         }
-        let bitmap = take(&log, iova, length, page_size, words);
+        let mut bitmap = vec![0; words];
+        take(&log, (iova, length), (iova, length), page_size, &mut bitmap);
         let reply = [report.as_bytes(), bitmap.as_bytes()].concat();
         self.feature_data(header, request, &reply)
     }
@@ -135,10 +138,15 @@ impl State {
             flags if flags & GET_DIRTY_BITMAP != 0 => return Err(Errno::INVAL),
             _ => None,
         };
-        self.dma.unmap(&DmaUnmap {
+        let entries = self.dma.unmap(&DmaUnmap {
             flags: request.flags & !GET_DIRTY_BITMAP,
             ..request
         })?;
+        if entries.is_empty() && dirty.is_none() {
+            // No queue has anything to let go of.
+            self.reply(header, &request);
+            return Ok(());
+        }
         self.continue_log()?;
         match dirty {
             Some((log, bitmap)) => {
@@ -147,6 +155,7 @@ impl State {
                     request,
                     bitmap,
                     log,
+                    entries,
                 });
                 self.wait_for_queues();
             }
@@ -173,11 +182,7 @@ impl State {
         if !sound {
             return Err(Errno::INVAL);
         }
-        // Without a gap: of what is not mapped nothing can be told.
-        match self.dma.covers(request.iova, request.size) {
-            true => Ok((log, bitmap)),
-            false => Err(Errno::NOENT),
-        }
+        Ok((log, bitmap))
     }
 
     /// Queues have passed the epoch that was waited for.
@@ -190,9 +195,14 @@ impl State {
             request,
             bitmap,
             log,
+            entries,
         } = unmapped;
-        let words = (bitmap.size / 8) as usize;
-        let bits = take(&log, request.iova, request.size, bitmap.pgsize, words);
+        let mut bits = vec![0; (bitmap.size / 8) as usize];
+        // Between them nothing was written.
+        let range = (request.iova, request.size);
+        for run in runs(entries) {
+            take(&log, run, range, bitmap.pgsize, &mut bits);
+        }
         let reply = [request.as_bytes(), bitmap.as_bytes(), bits.as_bytes()].concat();
         self.reply(&header, &reply[..]);
     }
@@ -230,27 +240,39 @@ fn bitmap_words(log: &DirtyLog, length: u64, page_size: u64) -> Result<usize, Er
     }
 }
 
-/// Takes the bits of a range out of the log, in pages of another size: larger ones are dirty if a part is, smaller ones
-/// if the whole is.
-fn take(log: &DirtyLog, iova: u64, length: u64, page_size: u64, words: usize) -> Vec<u64> {
-    let (mut bitmap, last) = (vec![0; words], iova + (length - 1));
-    // The pages of the log, counted from that of `iova`.
-    let logged = log.page_size();
-    let first = iova & !(logged - 1);
-    let mut pages = vec![0; ((last - first) / logged) as usize / 64 + 1];
-    if log.report(iova, length, &mut pages).is_err() {
+/// Entries in order, those that touch as one.
+fn runs(entries: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (iova, size) in entries {
+        match runs.last_mut() {
+            Some((start, length)) if *start + *length == iova => *length += size,
+            _ => runs.push((iova, size)),
+        }
+    }
+    runs
+}
+
+/// Takes the bits of a logged range out of the log and adds them to the bitmap of a range that it is in, in pages of
+/// another size: larger ones are dirty if a part is, smaller ones if the whole is.
+fn take(log: &DirtyLog, logged: (u64, u64), whole: (u64, u64), page_size: u64, bitmap: &mut [u64]) {
+    let (iova, last) = (whole.0, whole.0 + (whole.1 - 1));
+    // The pages of the log, counted from that of the logged range.
+    let page_of_log = log.page_size();
+    let first = logged.0 & !(page_of_log - 1);
+    let end = logged.0 + (logged.1 - 1);
+    let mut pages = vec![0; ((end - first) / page_of_log) as usize / 64 + 1];
+    if log.report(logged.0, logged.1, &mut pages).is_err() {
         // Nothing is reported before it is known to be logged.
-        return bitmap;
+        return;
     }
     for (at, mut bits) in (0..).zip(pages) {
         while bits != 0 {
-            let page = first + (64 * at + u64::from(bits.trailing_zeros())) * logged;
+            let page = first + (64 * at + u64::from(bits.trailing_zeros())) * page_of_log;
             bits &= bits - 1;
-            let end = (page | (logged - 1)).min(last);
+            let end = (page | (page_of_log - 1)).min(last);
             for n in (page.max(iova) - iova) / page_size..=(end - iova) / page_size {
                 bitmap[(n / 64) as usize] |= 1 << (n % 64);
             }
         }
     }
-    bitmap
 }

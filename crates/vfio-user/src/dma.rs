@@ -3,8 +3,9 @@
 //! Where libvfio-user and the specification differ, or neither says:
 //! - A map that overlaps another is refused with EINVAL, as libvfio-user does; the specification names EEXIST.
 //! - The same map again succeeds, and is the one that there was.
-//! - An unmap takes every entry that lies in its range as a whole, as VFIO does it: QEMU's IOMMUs name large ranges of powers of
-//!   two when a guest gives a device to somebody else. If the range cuts through an entry, or has none, ENOENT.
+//! - An unmap takes every entry that lies in its range as a whole, and there may be none, as VFIO does it: QEMU's IOMMUs
+//!   name large ranges of powers of two when a guest gives a device to somebody else, or drops what it never mapped; an
+//!   error ends a migration that is under way. If the range cuts through an entry, ENOENT.
 //! - An entry without a descriptor is reached by messages, whatever its flags.
 
 mod files;
@@ -151,8 +152,9 @@ impl DmaTable {
         Ok(())
     }
 
-    /// Removes the entries of a range, or all; the caller publishes, and knows of dirty bitmaps.
-    pub(crate) fn unmap(&mut self, request: &DmaUnmap) -> Result<(), Errno> {
+    /// Removes the entries of a range, or all, and returns their DMA addresses and sizes, in order; the caller publishes,
+    /// and knows of dirty bitmaps.
+    pub(crate) fn unmap(&mut self, request: &DmaUnmap) -> Result<Vec<(u64, u64)>, Errno> {
         use dma_unmap_flags::ALL;
         let &DmaUnmap {
             argsz,
@@ -161,36 +163,40 @@ impl DmaTable {
             size,
         } = request;
         let least = size_of::<DmaUnmap>();
-        if !(least..=1 << 20).contains(&(argsz as usize))
-            || flags & !ALL != 0
-            || (flags & ALL != 0 && (iova, size) != (0, 0))
-        {
+        let all = flags & ALL != 0;
+        let sound = match all {
+            true => (iova, size) == (0, 0),
+            false => size > 0 && iova.checked_add(size - 1).is_some(),
+        };
+        if !(least..=1 << 20).contains(&(argsz as usize)) || flags & !ALL != 0 || !sound {
             return Err(Errno::INVAL);
         }
-        if flags & ALL != 0 {
-            self.regions.clear();
+        let end = if all {
+            u128::MAX
         } else {
-            let end = u128::from(iova) + u128::from(size);
-            let below = self.regions.range(..iova).next_back();
-            let mut whole = below.is_none_or(|(start, region)| start + region.size <= iova);
-            let mut inside = Vec::new();
-            for (&start, region) in self.regions.range(iova..) {
-                if u128::from(start) >= end {
-                    break;
-                }
-                whole &= u128::from(start) + u128::from(region.size) <= end;
-                inside.push(start);
+            u128::from(iova) + u128::from(size)
+        };
+        let below = self.regions.range(..iova).next_back();
+        let mut whole = below.is_none_or(|(start, region)| start + region.size <= iova);
+        let mut inside = Vec::new();
+        for (&start, region) in self.regions.range(iova..) {
+            if u128::from(start) >= end {
+                break;
             }
-            if !whole || inside.is_empty() {
-                return Err(Errno::NOENT);
-            }
-            for start in inside {
-                self.regions.remove(&start);
-            }
+            whole &= u128::from(start) + u128::from(region.size) <= end;
+            inside.push((start, region.size));
         }
-        debug!(iova = %format_args!("{iova:#x}"), size, flags, "memory unmapped");
-        self.changed();
-        Ok(())
+        if !whole {
+            return Err(Errno::NOENT);
+        }
+        for (start, _) in &inside {
+            self.regions.remove(start);
+        }
+        debug!(iova = %format_args!("{iova:#x}"), size, flags, entries = inside.len(), "memory unmapped");
+        if !inside.is_empty() {
+            self.changed();
+        }
+        Ok(inside)
     }
 
     /// How many entries there are.

@@ -444,9 +444,52 @@ fn unmapping_with_a_bad_bitmap_is_einval() {
             "{what}"
         );
     }
-    let elsewhere = with(48, 1, BASE + PAGE, PAGE, [PAGE, 8]);
-    assert_eq!(errno(&mut desk, command::DMA_UNMAP, &elsewhere), NOENT);
+    let part = with(48, 1, BASE + PAGE, PAGE, [PAGE, 8]);
+    assert_eq!(errno(&mut desk, command::DMA_UNMAP, &part), NOENT);
     assert_eq!(errno(&mut desk, command::DMA_UNMAP, &good), 0);
+}
+
+/// An IOMMU of QEMU's drops ranges in which some pages are mapped, or none: what is not was not written.
+#[test]
+fn unmapping_a_range_with_gaps_tells_the_dirty_pages() {
+    let mut desk = Desk::ready();
+    let entries = [(1, 2), (3, 1), (8, 1), (20, 4)];
+    for (page, pages) in entries {
+        map(&mut desk, BASE + page * PAGE, pages * PAGE);
+    }
+    assert_eq!(start(&mut desk, PAGE, &[]).header.error, 0);
+    for page in [2, 3, 8, 20, 23] {
+        write(&desk, page, 1);
+    }
+    let unmap = |desk: &mut Desk, page: u64, pages: u64, bits: u64| {
+        let size = pages.div_ceil(64) * 8;
+        let range = unmap_message(40 + size as u32, 1, BASE + page * PAGE, pages * PAGE);
+        let request = [range, quads(&[PAGE, size])].concat();
+        let reply = desk.ask(command::DMA_UNMAP, &request);
+        assert_eq!(reply.header.error, 0);
+        assert_eq!(reply.payload[40..], quads(&[bits]));
+    };
+    unmap(&mut desk, 9, 11, 0);
+    unmap(&mut desk, 0, 16, 1 << 2 | 1 << 3 | 1 << 8);
+    unmap(&mut desk, 0, 16, 0);
+    // Nothing of the last one has been touched.
+    let last = try_report(&mut desk, BASE + 20 * PAGE, 4 * PAGE, PAGE);
+    assert_eq!(last, Ok(vec![0b1001]));
+}
+
+/// Entries that are smaller than a page of the log, with gaps between them: as with reports, a page is told as a whole.
+#[test]
+fn unmapping_parts_of_a_page_tells_the_page() {
+    let mut desk = Desk::ready();
+    for part in [0, 2, 3] {
+        map(&mut desk, BASE + part * PAGE, PAGE);
+    }
+    assert_eq!(start(&mut desk, 4 * PAGE, &[]).header.error, 0);
+    write(&desk, 2, 1);
+    let range = unmap_message(48, 1, BASE, 3 * PAGE);
+    let request = [range, quads(&[PAGE, 8])].concat();
+    let reply = desk.ask(command::DMA_UNMAP, &request);
+    assert_eq!(reply.payload[40..], quads(&[0b111]));
 }
 
 #[test]

@@ -65,10 +65,15 @@ fn dma_unmap() {
         ("dirty without tracking", unmap(24, 1, 0, 0x1000), INVAL),
         ("part", unmap(24, 0, 0, 0x800), NOENT),
         ("part of the second", unmap(24, 0, 0, 0x1800), NOENT),
-        ("nothing there", unmap(24, 0, 0x9000, 0x1000), NOENT),
+        ("size 0", unmap(24, 0, 0, 0), INVAL),
+        ("wrapping", unmap(24, 0, 0x1000, u64::MAX), INVAL),
     ] {
         assert_eq!(errno(&mut desk, 3, &request), error, "{what}");
     }
+    let before = desk.session.epoch();
+    let nothing = unmap(24, 0, 0x9000, 0x1000);
+    assert_eq!(desk.ask(3, &nothing).payload, nothing);
+    assert_eq!(desk.session.epoch(), before, "nobody is waited for");
     let request = unmap(24, 0, 0, 0x1000);
     // SPDK passes the descriptor along.
     let reply = desk.ask_with(3, &request, vec![file.try_clone().unwrap()]);

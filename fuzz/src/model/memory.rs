@@ -140,17 +140,14 @@ impl Memory {
         if !(24..=1 << 20).contains(&argsz) || flags != 0 && !all && !wants_bitmap {
             return invalid();
         }
-        // What the range touches, it has to have as a whole.
+        // What the range touches, it has to have as a whole; that may be nothing.
         let end = u128::from(iova) + u128::from(size);
         let inside = |entry: &Entry| entry.iova >= iova && entry.end() <= end;
-        let mut touched = self
-            .entries
-            .iter()
-            .filter(|entry| u128::from(entry.iova) < end && u128::from(iova) < entry.end());
-        let bytes: u128 = touched.clone().map(|entry| u128::from(entry.size)).sum();
-        let mut known = bytes > 0 && touched.all(inside);
-        known &= !wants_bitmap || bytes == size.into();
-        known |= all;
+        let touches =
+            |entry: &Entry| u128::from(entry.iova) < end && u128::from(iova) < entry.end();
+        let cut = self.entries.iter().any(|e| touches(e) && !inside(e));
+        let refused = Outcome::Errors(vec![Errno::NOENT]);
+        let is_range = size > 0 && end <= 1 << 64;
         let mut reply = request.as_bytes().to_vec();
         if wants_bitmap {
             let Ok((bitmap, _)) = DirtyBitmap::read_from_prefix(rest) else {
@@ -160,20 +157,19 @@ impl Memory {
             let fits = words.is_some_and(|words| {
                 bitmap.size == 8 * words && u64::from(argsz) >= 40 + bitmap.size
             });
-            if !fits {
-                return Outcome::Errors(if known {
-                    vec![Errno::INVAL]
-                } else {
-                    vec![Errno::INVAL, Errno::NOENT]
-                });
+            if !fits || !is_range {
+                return invalid();
             }
-            if known {
+            if !cut {
                 reply.extend_from_slice(bitmap.as_bytes());
                 reply.extend_from_slice(&self.take(iova, size, bitmap.pgsize));
             }
         }
-        if !known {
-            return Outcome::Errors(vec![Errno::NOENT]);
+        if !all && !is_range {
+            return invalid();
+        }
+        if !all && cut {
+            return refused;
         }
         let before = self.entries.len();
         self.entries.retain(|entry| !all && !inside(entry));
@@ -269,7 +265,12 @@ impl Memory {
         let entries = &self.entries;
         self.dirty.retain(|(start, n)| {
             let (from, to) = (n * page, n * page + (page - 1));
-            if to < iova || from > last {
+            // Something of the page that is mapped has to be asked for.
+            let asked = entries.iter().filter_map(|entry| entry.part(iova, length));
+            if !asked
+                .into_iter()
+                .any(|(first, last)| first <= to && last >= from)
+            {
                 return true;
             }
             for bit in (from.max(iova) - iova) / bits..=(to.min(last) - iova) / bits {

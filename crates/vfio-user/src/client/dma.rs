@@ -70,11 +70,12 @@ impl Client {
         self.submit(command::DMA_MAP, map.as_bytes(), fd.as_slice(), reply)
     }
 
-    /// Takes a range away that was mapped as such. Specification, "VFIO_USER_DMA_UNMAP".
+    /// Takes a range away, with every map that lies in it. Other servers than this crate's want exactly one map to be
+    /// named. Specification, "VFIO_USER_DMA_UNMAP".
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If the device refuses: the range cuts through a map.
     pub fn dma_unmap(&mut self, iova: u64, size: u64) -> Result<()> {
         let ticket = self.submit_dma_unmap(iova, size)?;
         let payload = self.collect(ticket)?.payload;
@@ -113,7 +114,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If there is no such range, or its writes are not logged.
+    /// As [`dma_unmap`](Self::dma_unmap), or nothing is logged, or the bitmap does not fit into a message.
     pub fn dma_unmap_dirty(&mut self, iova: u64, size: u64, page_size: u64) -> Result<Vec<u64>> {
         let words = bitmap_words(size, page_size)?;
         let head = size_of::<DmaUnmap>() + size_of::<DirtyBitmap>();

@@ -180,8 +180,10 @@ refusals! {
     dma_unmap_all_and_dirty => INVAL: request(UNMAP, dma_unmap(24, 3, 0, 0));
     dma_unmap_dirty_without_tracking => INVAL: dirty(0x1000, 0x1000, 8);
     dma_unmap_dirty_size_overflow => INVAL: dirty(0x1000, 0x1000, u64::MAX);
-    dma_unmap_unknown_range => NOENT: request(UNMAP, dma_unmap(24, 0, PAGE + 0x1000, 0x1000));
-    dma_unmap_part_of_a_range => NOENT: request(UNMAP, dma_unmap(24, 0, PAGE, 0x800));
+    dma_unmap_size_0 => INVAL: request(UNMAP, dma_unmap(24, 0, PAGE, 0));
+    dma_unmap_wrapping => INVAL: request(UNMAP, dma_unmap(24, 0, PAGE, u64::MAX));
+    dma_unmap_part_of_an_entry => NOENT: request(UNMAP, dma_unmap(24, 0, PAGE, 0x800));
+    dma_unmap_across_the_end_of_an_entry => NOENT: request(UNMAP, dma_unmap(24, 0, PAGE + 0x800, 0x1000));
 
     // DEVICE_FEATURE, MIG_DATA_*, while the device runs.
     feature_short => INVAL: request(FEATURE, words(&[8]));
