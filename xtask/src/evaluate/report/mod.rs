@@ -1,9 +1,12 @@
 //! The report: `README.md` with the answers, tables and pictures, all made from the stored figures.
 
 mod answers;
+mod conditions;
+mod events;
 mod goals;
 mod pictures;
 mod tables;
+mod thesis;
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::contestant::Contestant;
-use super::record::{Evaluation, Load, Run, STEAL_LIMIT, Stream};
+use super::record::{Evaluation, Load, Run, Stream};
 use super::stats::Summary;
 
 /// The report's file.
@@ -37,11 +40,21 @@ impl Figures<'_> {
         to: Contestant,
         metric: impl Fn(&Run) -> Option<f64>,
     ) -> Option<Summary> {
+        Summary::of(self.ratios(nic, to, metric))
+    }
+
+    /// The same, round by round.
+    fn ratios(
+        self,
+        nic: Contestant,
+        to: Contestant,
+        metric: impl Fn(&Run) -> Option<f64>,
+    ) -> Vec<f64> {
         let round = |round| {
             let [over, under] = [nic, to].map(|nic| metric(self.0.run(nic, round)?));
             Some(over? / under?)
         };
-        Summary::of((0..self.0.settings.rounds).filter_map(round))
+        (0..self.0.settings.rounds).filter_map(round).collect()
     }
 
     fn has(self, nic: Contestant) -> bool {
@@ -64,11 +77,6 @@ fn ping(run: &Run) -> Option<f64> {
 /// The median round trip at the lowest rate.
 fn low_latency(run: &Run) -> Option<f64> {
     run.loads.first().map(|load| load.trips.p50)
-}
-
-/// The shortest round trip at the lowest rate.
-fn shortest(run: &Run) -> Option<f64> {
-    run.loads.first().map(|load| load.trips.min)
 }
 
 /// The load at a rate.
@@ -149,13 +157,8 @@ fn text(evaluation: &Evaluation) -> String {
         );
     }
     sections.push(processors);
-    if let Some(table) = tables::events(figures) {
-        sections.push(format!(
-            "## What a frame costs\n\nInterrupts of the guest, accesses to the NIC's registers, and vfio-user messages, \
-             per frame that the guest's driver saw (with TSO or large buffers a frame has many packets' bytes). Counted in \
-             stretches of their own, since QEMU's log of accesses slows the guest down.\n\n![events per frame]({})\n\n{table}",
-            pictures::EVENTS
-        ));
+    if let Some(text) = events::section(figures, pictures::EVENTS) {
+        sections.push(format!("## What a frame costs\n\n{text}"));
     }
     if let Some(table) = tables::bare(figures) {
         sections.push(format!(
@@ -165,7 +168,7 @@ fn text(evaluation: &Evaluation) -> String {
             pictures::BARE
         ));
     }
-    sections.push(conditions(evaluation));
+    sections.push(conditions::section(evaluation));
     sections.join("\n\n") + "\n"
 }
 
@@ -173,7 +176,8 @@ fn head(evaluation: &Evaluation) -> String {
     let settings = &evaluation.settings;
     let environment = &evaluation.environment;
     let mut text = format!(
-        "# Evaluation\n\nMade by `cargo xtask evaluate` on {} from commit {}; figures: [evaluation.json](evaluation.json). It repeats \
+        "# Evaluation\n\nMade by `cargo xtask evaluate` on {} from commit {} ([with which options](#conditions)); figures: \
+         [evaluation.json](evaluation.json). It repeats \
          chapter 6 of the thesis that this project grew out of: a NIC model in a process of its own beside the NICs \
          that QEMU has built in, on the same guest kernel and the same TAP. {} of {} rounds, each a fresh boot on every \
          NIC, in changing order. **Figures are medians (lowest to highest round); ratios are of two runs of the same \
@@ -210,6 +214,12 @@ fn latency_section(figures: Figures<'_>) -> String {
         below its IP stack, by generic XDP (XDP_TX), for every driver alike. Curves are shares of the \
         frames that were *offered*: one that ends below 100 % has lost the rest."
         .to_owned();
+    if let Some(told) = conditions::offered(figures.0) {
+        text += &format!(" {told}");
+    }
+    text += " Generator, guest and NIC share this machine, unlike in the thesis (two hosts, joined by 100 Gbit/s NICs and a \
+             bridge): there is no wire and no physical NIC in a round trip here, but the generator takes processor time \
+             from the same machine, and its own lateness is part of what it measures.";
     for &rate in &settings.rates {
         if figures.0.runs.iter().any(|run| load(run, rate).is_some()) {
             text += &format!(
@@ -239,90 +249,6 @@ fn latency_section(figures: Figures<'_>) -> String {
         );
     }
     text
-}
-
-fn conditions(evaluation: &Evaluation) -> String {
-    let settings = &evaluation.settings;
-    let environment = &evaluation.environment;
-    let machine = &environment.machine;
-    let word = |name: &str| match &machine[name] {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let mitigations = machine["mitigations"].as_object();
-    let mitigations = mitigations
-        .into_iter()
-        .flatten()
-        .map(|(name, state)| format!("{name} ({})", state.as_str().unwrap_or_default()));
-    let mitigations: Vec<String> = mitigations.collect();
-    let mitigations = if mitigations.is_empty() {
-        "none".to_owned()
-    } else {
-        mitigations.join("; ")
-    };
-    let counted: Vec<&Run> = settings
-        .nics
-        .iter()
-        .flat_map(|&nic| evaluation.of(nic))
-        .collect();
-    let steal = Summary::of(counted.iter().map(|run| run.steal_percent));
-    let over = counted
-        .iter()
-        .filter(|run| run.steal_percent > STEAL_LIMIT)
-        .count();
-    let virtual_machine = if machine["virtual"] == true {
-        ", itself virtual"
-    } else {
-        ""
-    };
-    let mut text = format!(
-        "## Conditions\n\n\
-         | | |\n|---|---|\n\
-         | processor | {}, {} of them{virtual_machine} |\n\
-         | memory | {} MiB |\n\
-         | kernel | {} |\n\
-         | idle driver, governor | {}, {} |\n\
-         | frequency governor | {} |\n\
-         | mitigations | {mitigations} |\n\
-         | QEMU | {} |\n\
-         | guest | Debian's kernel {} ({}), 1 processor, 512 MiB, {} |\n\
-         | processors of | {} |\n\
-         | TAP | {} |\n\
-         | commit, date | {}, {} |\n\
-         | stolen time | {} % of a run; {} of {} runs were made again for more than {STEAL_LIMIT} %, {over} count although they had more |\n",
-        word("processor"),
-        word("processors"),
-        word("memory_mib"),
-        word("kernel"),
-        word("idle_driver"),
-        word("idle_governor"),
-        word("frequency_governor"),
-        environment.qemu,
-        environment.guest_kernel,
-        settings.suite,
-        settings.accel,
-        settings.placement.told(),
-        tables::cell(&tap(evaluation)),
-        environment.commit,
-        environment.date,
-        steal.map_or_else(|| "unknown".to_owned(), |steal| format!("{steal:.1}")),
-        evaluation.runs.len() - counted.len(),
-        evaluation.runs.len(),
-    );
-    text += "\nCommand lines of the first round (those of all runs are in the JSON):\n";
-    for &nic in &settings.nics {
-        if let Some(run) = evaluation.of(nic).next() {
-            let daemon = run.daemon.iter().map(|line| format!("{line}\n"));
-            let lines: String = daemon.chain([format!("{}\n", run.qemu)]).collect();
-            text += &format!("\n{nic}\n\n```sh\n{lines}```\n");
-        }
-    }
-    text.trim_end().to_owned()
-}
-
-fn tap(evaluation: &Evaluation) -> String {
-    let run = evaluation.runs.first();
-    run.map(|run| run.tap.to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use super::super::contestant::Contestant;
 use super::super::figures::{Bars, Curve, Distribution, Row, Stacks};
 use super::super::record::{Load, Run};
 use super::super::svg::COLOURS;
-use super::tables::{PER_FRAME, SITUATIONS, cpu_parts};
-use super::{Figures, load, receive, receive_cpu, send, send_cpu};
+use super::tables::cpu_parts;
+use super::{Figures, events, load, receive, receive_cpu, send, send_cpu};
 
 pub(super) const THROUGHPUT: &str = "throughput.svg";
 pub(super) const CPU: &str = "cpu.svg";
@@ -29,7 +29,7 @@ pub(super) fn all(figures: Figures<'_>) -> Vec<(String, String)> {
     }
     let others = [
         (OVERLOAD, overload(figures)),
-        (EVENTS, events(figures)),
+        (EVENTS, event_bars(figures)),
         (BARE, bare(figures)),
     ];
     let others = others
@@ -166,30 +166,14 @@ fn overload(figures: Figures<'_>) -> Option<String> {
     })
 }
 
-fn events(figures: Figures<'_>) -> Option<String> {
-    let mut rows = Vec::new();
-    for (situation, events) in SITUATIONS.into_iter().take(2) {
-        for nic in figures.0.nics() {
-            let bars = PER_FRAME.map(|(_, per_frame)| {
-                figures.of(nic, |run| {
-                    events(run)
-                        .filter(|e| e.frames > 0)
-                        .and_then(|e| per_frame(&e))
-                })
-            });
-            let direction = situation.rsplit(' ').next().unwrap_or_default();
-            rows.push(Row {
-                name: format!("{nic}, {direction}"),
-                bars: bars.to_vec(),
-            });
-        }
-    }
+fn event_bars(figures: Figures<'_>) -> Option<String> {
+    let rows = events::bars(figures);
     any(&rows).then(|| {
         Bars {
-            title: "What a frame costs during iperf3",
+            title: "What a full frame's worth costs during iperf3",
             subtitle: &spread(figures),
-            scale: "events per frame that the guest's driver saw, logarithmic",
-            series: &PER_FRAME.map(|(name, _)| name),
+            scale: &format!("events for {:.0} bytes, logarithmic", events::FULL),
+            series: &events::KINDS,
             rows,
             marks: Vec::new(),
         }

@@ -1,12 +1,12 @@
 //! The figures in rows, one for each NIC.
 
 use super::super::contestant::Contestant;
-use super::super::record::{Bare, Events, Run, Stream, Trips};
+use super::super::record::{Bare, Run, Stream, Trips};
 use super::super::stats::{Summary, digits};
 use super::{Figures, Metric, load, ping, receive, receive_cpu, send, send_cpu};
 
 /// A Markdown table: its header, and rows that start with a name.
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
     let mut text = line(&header) + "|" + &"---|".repeat(header.len()) + "\n";
@@ -202,72 +202,6 @@ pub(super) fn overload(figures: Figures<'_>) -> Option<String> {
     let rows: Vec<Vec<String>> = figures.0.nics().into_iter().map(row).collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     measured.then(|| table(&header, rows))
-}
-
-/// A kind of event, per frame.
-pub(super) type PerFrame = fn(&Events) -> Option<f64>;
-
-/// What is counted per frame.
-pub(super) const PER_FRAME: [(&str, PerFrame); 3] = [
-    ("interrupts", |e| {
-        Some(e.interrupts? as f64 / e.frames as f64)
-    }),
-    ("register accesses", |e| {
-        Some(e.accesses? as f64 / e.frames as f64)
-    }),
-    ("vfio-user messages", |e| {
-        Some(e.messages? as f64 / e.frames as f64)
-    }),
-];
-
-/// Further columns of the table.
-const BESIDE: [(&str, PerFrame); 3] = [
-    ("of these, the guest waits for", |e| {
-        Some(e.waits? as f64 / e.frames as f64)
-    }),
-    ("bytes", |e| Some(e.bytes as f64 / e.frames as f64)),
-    ("accesses per MB", |e| {
-        (e.bytes > 0).then(|| e.accesses.map(|n| n as f64 * 1e6 / e.bytes as f64))?
-    }),
-];
-
-/// A situation in which events are counted.
-pub(super) type Situation = fn(&Run) -> Option<Events>;
-
-/// The situations.
-pub(super) const SITUATIONS: [(&str, Situation); 5] = [
-    ("iperf3 RX", |run| run.receive.events),
-    ("iperf3 TX", |run| run.send.events),
-    ("echo, low load", |run| run.loads.first()?.events),
-    ("bare guest RX", |run| run.bare?.receive_events),
-    ("bare guest TX", |run| run.bare?.send_events),
-];
-
-pub(super) fn events(figures: Figures<'_>) -> Option<String> {
-    let mut rows = Vec::new();
-    for (situation, events) in SITUATIONS {
-        for nic in figures.0.nics() {
-            let of = |per_frame: PerFrame| {
-                figures.of(nic, |run| {
-                    events(run)
-                        .filter(|e| e.frames > 0)
-                        .and_then(|e| per_frame(&e))
-                })
-            };
-            if PER_FRAME
-                .iter()
-                .any(|(_, per_frame)| of(*per_frame).is_some())
-            {
-                let mut row = vec![situation.to_owned(), nic.to_string()];
-                row.extend(PER_FRAME.map(|(_, per_frame)| figure(of(per_frame))));
-                row.extend(BESIDE.map(|(_, per_frame)| figure(of(per_frame))));
-                rows.push(row);
-            }
-        }
-    }
-    let mut header = vec!["", ""];
-    header.extend(PER_FRAME.iter().chain(&BESIDE).map(|(name, _)| *name));
-    (!rows.is_empty()).then(|| table(&header, rows))
 }
 
 pub(super) fn bare(figures: Figures<'_>) -> Option<String> {

@@ -8,7 +8,7 @@ use super::super::record::{
 };
 use crate::placement::Placement;
 
-use super::{Figures, pictures, receive, text, write};
+use super::{Figures, conditions, pictures, receive, text, write};
 
 fn settings(nics: &[Contestant]) -> Settings {
     Settings {
@@ -213,6 +213,71 @@ fn a_run_with_stolen_time_gives_way_to_its_repetition() {
     assert_eq!(evaluation.next_attempt(NicEmu, 1), Some(2));
 }
 
+#[test]
+fn the_command_asks_for_the_same_again() {
+    #[derive(Debug, clap::Parser)]
+    struct Xtask {
+        #[command(flatten)]
+        options: super::super::Options,
+    }
+    let mut all = settings(&Contestant::ALL);
+    all.placement = Placement::default();
+    (all.suite, all.counted_rounds) = ("trixie".into(), 2);
+    let mut few = Settings {
+        nics: vec![NicEmu, VirtioNet],
+        ..all.clone()
+    };
+    few.rates = vec![500];
+    for settings in [all, few] {
+        let command = conditions::command(&settings);
+        let arguments = command.strip_prefix("cargo xtask ").unwrap();
+        let asked = <Xtask as clap::Parser>::parse_from(arguments.split(' '));
+        assert_eq!(asked.options.settings().unwrap(), settings, "{command}");
+    }
+}
+
+#[test]
+fn streams_are_counted_by_bytes_and_small_frames_one_by_one() {
+    let mut evaluation = evaluation(1.0, 1.0);
+    for run in &mut evaluation.runs {
+        // As a driver with TSO counts: the same bytes in a tenth of the frames.
+        run.send.events = run.send.events.map(|events| Events {
+            frames: 100,
+            ..events
+        });
+        run.loads[0].events = run.receive.events;
+    }
+    let report = text(&evaluation);
+    let costs = section(&report, "## What a frame costs");
+    // 100 interrupts for 1.5 MB are 0.1 for 1500 bytes, whatever a frame is.
+    for direction in ["RX", "TX"] {
+        let row = format!("| {direction} | nic-emu e1000 | 0.100 (0.100 to 0.100) | 0.400 (");
+        assert!(costs.contains(&row), "{costs}");
+    }
+    assert!(costs.contains("| echo, low load | nic-emu e1000 | 0.100 (0.100 to 0.100) |"));
+    assert!(costs.contains("15000 (15000 to 15000) |"));
+}
+
+#[test]
+fn the_answers_stand_beside_the_thesis() {
+    let report = text(&evaluation(1.2, 2.0));
+    let impact = section(&report, IMPACT);
+    assert!(impact.contains("| RX throughput | **1.20** (1.20 to 1.20) | 0.60 |"));
+    assert!(
+        impact.contains("| shortest round trip, 10000 frames/s | **2.00** (2.00 to 2.00) | much")
+    );
+    assert!(
+        impact.contains(
+            "| shortest round trip, 1000 frames/s | **2.00** (2.00 to 2.00) | \u{2013} |"
+        )
+    );
+    assert!(impact.contains("RX is ahead (1.20x after 0.60x), TX ahead"));
+    assert!(impact.contains("the shortest round trip still longer (2.00x)."));
+    let behind = text(&evaluation(0.5, 0.5));
+    assert!(section(&behind, IMPACT).contains("RX is behind (0.50x after 0.60x), TX behind"));
+    assert!(section(&report, VIABLE).contains("0.08 to 0.17"));
+}
+
 /// Checks that tags are nested and attributes quoted; returns how many elements there are.
 fn elements(svg: &str) -> usize {
     let mut open: Vec<&str> = Vec::new();
@@ -288,7 +353,13 @@ fn what_is_stored_is_what_is_loaded() {
     assert_eq!(written, text(&evaluation));
     for (start, _) in written.match_indices("](") {
         let target = written[start + 2..].split(')').next().unwrap();
-        assert!(folder.join(target).exists(), "{target}");
+        match target.strip_prefix('#') {
+            Some(_) => assert_eq!(
+                (target, written.contains("## Conditions")),
+                ("#conditions", true)
+            ),
+            None => assert!(folder.join(target).exists(), "{target}"),
+        }
     }
 
     std::fs::write(&path, "{}").unwrap();
