@@ -38,6 +38,7 @@ pub mod e1000;
 pub mod pci;
 
 mod interrupted;
+mod sync;
 mod time;
 
 pub use interrupted::Interrupted;

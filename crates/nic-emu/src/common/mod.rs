@@ -9,3 +9,7 @@ pub mod moderation;
 pub mod phy;
 pub mod ring;
 pub mod stats;
+
+// Not inside: the model check has the file by itself.
+#[cfg(test)]
+mod moderation_tests;

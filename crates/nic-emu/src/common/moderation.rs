@@ -3,20 +3,23 @@
 //! Plain atomics in nanoseconds, so that a queue may start a timer while control reads it, and a test can name the
 //! nanosecond at which something has to happen.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use serde::{Deserialize, Serialize};
 
 use crate::Time;
+use crate::sync::{AtomicU64, SeqCst};
 
 /// Stands for "not running".
 const NEVER: u64 = u64::MAX;
 
 /// A delay timer: a relative delay that every event starts anew, capped by an absolute one that only the first event
 /// starts (8254x manual: RDTR with RADV, TIDV with TADV).
+///
+/// Anybody may ask and stop it; only one thread starts it, that of the queue whose events it delays. So `due` says by
+/// itself whether it runs: who stops it exchanges that word, and the bound of what has fired means nothing any more.
 #[derive(Debug)]
 pub struct DelayTimer {
     due: AtomicU64,
+    /// Belongs to whoever starts the timer, and holds while `due` says that it runs.
     cap: AtomicU64,
 }
 
@@ -31,33 +34,51 @@ impl Default for DelayTimer {
 
 impl DelayTimer {
     /// Notes an event: fires `delay` ns from now, unless another event comes first, but no later than `cap` ns after
-    /// the first event since the timer last fired. A `cap` of `None` means no bound.
+    /// the first event since the timer last fired. A `cap` of `None` means no bound. On one thread at a time only.
     pub fn start(&self, now: Time, delay: u64, cap: Option<u64>) {
-        self.due
-            .store(now.plus_nanos(delay).0.min(NEVER - 1), SeqCst);
-        if let Some(cap) = cap {
-            let at = now.plus_nanos(cap).0.min(NEVER - 1);
-            // An error means that an earlier event has set the bound already.
-            let _ = self.cap.compare_exchange(NEVER, at, SeqCst, SeqCst);
+        let at = |nanos| now.plus_nanos(nanos).0.min(NEVER - 1);
+        let (due, bound) = (at(delay), cap.map_or(NEVER, at));
+        let before = self.due.load(SeqCst);
+        // The bound goes first: who sees the event sees its bound.
+        if before == NEVER || self.cap.load(SeqCst) == NEVER {
+            self.cap.store(bound, SeqCst);
+        }
+        let started = self.due.compare_exchange(before, due, SeqCst, SeqCst);
+        if started.is_err() {
+            // Somebody has stopped it meanwhile, and nobody else starts it: this is a first event after all.
+            self.cap.store(bound, SeqCst);
+            self.due.store(due, SeqCst);
         }
     }
 
     /// When the timer fires, `None` if no event waits.
     pub fn deadline(&self) -> Option<Time> {
+        self.running().map(|(_, at)| at)
+    }
+
+    /// What says that it runs, and when it fires.
+    fn running(&self) -> Option<(u64, Time)> {
         let due = self.due.load(SeqCst);
-        (due != NEVER).then(|| Time(due.min(self.cap.load(SeqCst))))
+        (due != NEVER).then(|| (due, Time(due.min(self.cap.load(SeqCst)))))
     }
 
     /// Stops the timer if it has run out by `now`, and says whether it had.
     pub fn expire(&self, now: Time) -> bool {
-        self.deadline().is_some_and(|at| at <= now) && self.flush()
+        // An event that comes in between puts it off, or is a first one with a delay of its own: look again.
+        while let Some((due, at)) = self.running()
+            && at <= now
+        {
+            let stopped = self.due.compare_exchange(due, NEVER, SeqCst, SeqCst);
+            if stopped.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Stops the timer, and says whether an event was waiting.
     pub fn flush(&self) -> bool {
-        let waiting = self.due.swap(NEVER, SeqCst) != NEVER;
-        self.cap.store(NEVER, SeqCst);
-        waiting
+        self.due.swap(NEVER, SeqCst) != NEVER
     }
 
     /// What is left of the timer, `None` if no event waits.
@@ -69,13 +90,13 @@ impl DelayTimer {
         })
     }
 
-    /// Takes over what another timer had left. No delay can be longer than `longest` ns.
+    /// Takes over what another timer had left. No delay can be longer than `longest` ns. While nobody starts it.
     pub fn restore(&self, saved: Option<SavedTimer>, longest: u64, now: Time) {
         self.flush();
         let at = |left: u64| now.plus_nanos(left.min(longest)).0.min(NEVER - 1);
         if let Some(SavedTimer { due, cap }) = saved {
-            self.due.store(at(due), SeqCst);
             self.cap.store(cap.map_or(NEVER, at), SeqCst);
+            self.due.store(at(due), SeqCst);
         }
     }
 }
@@ -137,57 +158,5 @@ impl Throttle {
     /// Forgets the last assertion.
     pub fn reset(&self) {
         self.last.store(NEVER, SeqCst);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_event_restarts_the_delay_up_to_the_cap() {
-        let timer = DelayTimer::default();
-        assert_eq!(timer.deadline(), None);
-        timer.start(Time(1000), 100, Some(250));
-        assert_eq!(timer.deadline(), Some(Time(1100)));
-        timer.start(Time(1090), 100, Some(250));
-        assert_eq!(timer.deadline(), Some(Time(1190)));
-        timer.start(Time(1180), 100, Some(250));
-        assert_eq!(timer.deadline(), Some(Time(1250)));
-        assert!(!timer.expire(Time(1249)));
-        assert!(timer.expire(Time(1250)));
-        assert!(!timer.expire(Time(9999)));
-        timer.start(Time(2000), 100, Some(250));
-        assert_eq!(timer.deadline(), Some(Time(2100)));
-    }
-
-    #[test]
-    fn without_a_cap_a_steady_stream_holds_the_timer_off() {
-        let timer = DelayTimer::default();
-        for i in 0..1000 {
-            timer.start(Time(i * 99), 100, None);
-            assert!(!timer.expire(Time(i * 99 + 98)));
-        }
-        assert!(timer.expire(Time(999 * 99 + 100)));
-    }
-
-    #[test]
-    fn flush_reports_a_waiting_event_once() {
-        let timer = DelayTimer::default();
-        assert!(!timer.flush());
-        timer.start(Time(u64::MAX), u64::MAX, Some(u64::MAX));
-        assert!(timer.flush());
-        assert!(!timer.flush());
-    }
-
-    #[test]
-    fn throttle_counts_from_the_last_assertion() {
-        let throttle = Throttle::default();
-        assert_eq!(throttle.ready_at(5000), Time::ZERO);
-        throttle.asserted(Time(100));
-        assert_eq!(throttle.ready_at(5000), Time(5100));
-        assert_eq!(throttle.ready_at(0), Time(100));
-        throttle.reset();
-        assert_eq!(throttle.ready_at(5000), Time::ZERO);
     }
 }

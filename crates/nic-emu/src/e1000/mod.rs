@@ -486,6 +486,10 @@ fn eeprom_image(config: &Config) -> [u16; eeprom::WORDS] {
     words
 }
 
+// Not inside: the model check has the file by itself.
+#[cfg(test)]
+mod irq_tests;
+
 #[cfg(test)]
 #[path = "control_tests.rs"]
 mod tests;
