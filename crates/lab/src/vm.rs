@@ -448,6 +448,12 @@ impl Vm {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The end of what QEMU has said on stderr so far.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        self.run.tail("stderr")
+    }
+
     fn request(&mut self, script: &str, stdin: &[u8], timeout: Duration) -> Result<Output> {
         let (process, run) = (&mut self.process, &self.run);
         check_alive(process, run)?;

@@ -479,5 +479,8 @@ fn given_back(mut pmd: Testpmd) -> Result<String> {
     while pmd.vm.ok(count)?.parse::<u64>()? < 10 {
         ensure!(Instant::now() < deadline, "Linux receives nothing");
     }
+    // Of all that the IOMMU had mapped and unmapped, nothing was refused.
+    let complaints = pmd.vm.complaints();
+    ensure!(!complaints.contains("dma"), "QEMU says: {complaints}");
     Ok("Linux receives".into())
 }
