@@ -20,6 +20,7 @@ pub mod packets;
 pub mod pair;
 pub mod pinger;
 pub mod processors;
+pub mod profile;
 pub mod reflector;
 pub mod transfer;
 pub mod wire;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::bare::BareBuilder;
 use crate::counting::{self, Counting};
+use crate::perf::{self, Perf};
 use crate::qemu::Qemu;
 use crate::tools::Tools;
 use crate::vm::VmBuilder;
@@ -152,6 +153,14 @@ impl Lab {
     /// As [`Lab::prepare`].
     pub fn counting(&self) -> Result<Counting> {
         counting::ensure(self)
+    }
+
+    /// The kernel's profiler. Not part of [`Lab::prepare`].
+    ///
+    /// # Errors
+    /// As [`Lab::prepare`].
+    pub fn perf(&self) -> Result<Perf> {
+        perf::ensure(self)
     }
 
     /// A command that runs `ip`, `tc`, `bridge`, `ss`, `ping`, `iperf3`, `ethtool` or `busybox` on the host, whether
