@@ -21,6 +21,20 @@ impl CpuTime {
         Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default())
     }
 
+    /// So far, of each processor by itself, in the order of their numbers.
+    #[must_use]
+    pub fn each() -> Vec<Self> {
+        Self::parse_each(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    fn parse_each(stat: &str) -> Vec<Self> {
+        let each = stat
+            .lines()
+            .skip(1)
+            .take_while(|line| line.starts_with("cpu"));
+        each.map(Self::parse).collect()
+    }
+
     fn parse(stat: &str) -> Self {
         let line = stat.lines().next().unwrap_or_default();
         let ticks: Vec<u64> = line
@@ -51,6 +65,12 @@ impl CpuTime {
     #[must_use]
     pub fn steal_percent(self) -> f64 {
         self.percent(self.steal as f64)
+    }
+
+    /// Share that was used, whoever used it, in percent.
+    #[must_use]
+    pub fn busy_percent(self) -> f64 {
+        self.percent(self.total.saturating_sub(self.idle + self.steal) as f64)
     }
 
     /// Processor seconds that were used, whoever used them.
@@ -128,6 +148,15 @@ mod tests {
         );
         let ticks = passed.busy_seconds() / seconds(1);
         assert!((ticks - 90.0).abs() < 1e-6, "{ticks}");
+    }
+
+    #[test]
+    fn each_processor_has_a_line() {
+        let then = CpuTime::parse_each("cpu 0 0 0 0\ncpu0 1 0 1 8\ncpu1 0 0 0 0\nintr 5 6\n");
+        let now = CpuTime::parse_each("cpu 0 0 0 0\ncpu0 2 0 1 17\ncpu1 4 0 5 1\nintr 5 6\n");
+        let busy = |at: usize| now[at].since(then[at]).busy_percent();
+        assert_eq!((then.len(), now.len()), (2, 2));
+        assert!((busy(0) - 10.0).abs() < 1e-9 && (busy(1) - 90.0).abs() < 1e-9);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nic_emu_lab::{Perf, Process};
+use tempfile::TempDir;
 
 pub use samples::{Frame, Sample};
 pub use threads::{Thread, Use};
@@ -23,48 +24,70 @@ pub use work::{Tally, Work};
 
 /// What perf may take before and after it samples, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Its files.
+const DATA: &str = "data";
+const SAID: &str = "said";
 
-/// Samples these processes, with all of their threads, `rate` times for each second of processor time that they use.
-///
-/// # Errors
-/// There is no such process, or the kernel allows nobody to look at it.
-pub fn record(perf: &Perf, pids: &[u32], rate: u32, time: Duration) -> Result<Vec<Sample>> {
-    let folder = tempfile::tempdir().context("no folder for perf")?;
-    let (data, said) = (folder.path().join("data"), folder.path().join("said"));
-    let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
-    let mut command = perf.command()?;
-    command.args(["record", "--quiet", "--event", "cpu-clock"]);
-    command.args(["--freq", &rate.to_string(), "--call-graph", "fp"]);
-    command.args([
-        "--no-buildid",
-        "--no-buildid-cache",
-        "--pid",
-        &pids.join(","),
-    ]);
-    command.arg("--output").arg(&data);
-    command.args(["--", "sleep", &time.as_secs_f64().to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(File::create(&said)?);
-    let mut recorder = Process::spawn(command)?;
-    let Some(status) = recorder.wait(time + PATIENCE)? else {
-        bail!("perf does not end");
-    };
-    ensure!(
-        status.success(),
-        "perf samples nothing: {}",
-        first_line(&said)
-    );
-    read(perf, &data)
+/// perf, at work.
+#[derive(Debug)]
+pub struct Recording {
+    recorder: Process,
+    folder: TempDir,
+    pids: String,
+    time: Duration,
 }
 
-/// The samples of a file of perf's.
-fn read(perf: &Perf, data: &Path) -> Result<Vec<Sample>> {
-    let mut command = perf.command()?;
-    command.args(["script", "--no-inline", "--fields"]);
-    command.arg("comm,pid,tid,period,ip,sym,dso");
-    command.arg("--input").arg(data);
-    let text = output(command)?;
-    samples::parse(&text)
+impl Recording {
+    /// Samples these processes, with all of their threads, `rate` times for each second of processor time that they use.
+    ///
+    /// It is processors that are sampled, all of them, and the rest is left out: to sample threads, a timer would have to be
+    /// set each time that one of them gets a processor, which they do ten thousand times a second.
+    ///
+    /// # Errors
+    /// perf does not start.
+    pub fn start(perf: &Perf, pids: &[u32], rate: u32, time: Duration) -> Result<Self> {
+        let folder = tempfile::tempdir().context("no folder for perf")?;
+        let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+        let mut command = perf.command()?;
+        command.args(["record", "--quiet", "--event", "cpu-clock"]);
+        command.args(["--freq", &rate.to_string(), "--call-graph", "fp"]);
+        command.args(["--no-buildid", "--no-buildid-cache", "--all-cpus"]);
+        command.arg("--output").arg(folder.path().join(DATA));
+        command.args(["--", "sleep", &time.as_secs_f64().to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(folder.path().join(SAID))?);
+        Ok(Self {
+            recorder: Process::spawn(command)?,
+            folder,
+            pids: pids.join(","),
+            time,
+        })
+    }
+
+    /// Waits until the time is over.
+    ///
+    /// # Errors
+    /// The kernel allows nobody to look.
+    pub fn wait(&mut self) -> Result<()> {
+        let Some(status) = self.recorder.wait(self.time + PATIENCE)? else {
+            bail!("perf does not end");
+        };
+        let said = first_line(&self.folder.path().join(SAID));
+        ensure!(status.success(), "perf takes no samples: {said}");
+        Ok(())
+    }
+
+    /// What was recorded, once the time is over.
+    ///
+    /// # Errors
+    /// perf cannot read it.
+    pub fn samples(&self, perf: &Perf) -> Result<Vec<Sample>> {
+        let mut command = perf.command()?;
+        command.args(["script", "--no-inline", "--pid", &self.pids]);
+        command.args(["--fields", "comm,pid,tid,period,ip,sym,dso"]);
+        command.arg("--input").arg(self.folder.path().join(DATA));
+        samples::parse(&output(command)?)
+    }
 }
 
 fn output(mut command: Command) -> Result<String> {

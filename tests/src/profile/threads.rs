@@ -17,7 +17,7 @@ pub struct Use {
 /// What a thread has used between two moments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Thread {
-    /// Its name.
+    /// Its name; `main` for a process's first.
     pub name: String,
     /// Share of the time in which it ran, in percent.
     pub ran: f64,
@@ -61,7 +61,12 @@ impl Use {
             let counts = Counts::parse(&schedstat, &status);
             let odd = || format!("{} says {schedstat:?}", path.display());
             let (tid, counts) = tid.zip(counts).with_context(odd)?;
-            threads.insert(tid, (name.trim_end().to_owned(), counts));
+            // The first one has the name of whatever started the program.
+            let name = match tid == pid {
+                true => "main",
+                false => name.trim_end(),
+            };
+            threads.insert(tid, (name.to_owned(), counts));
         }
         Ok(Self {
             at: Instant::now(),

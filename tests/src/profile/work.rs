@@ -160,8 +160,13 @@ const NETWORK_STACK: [&str; 5] = [
     "do_softirq",
     "napi_gro_receive",
 ];
-/// What wakes somebody up.
-const WAKES: [&str; 1] = ["try_to_wake_up"];
+/// How the functions that wake somebody up are called: those around the innermost, which has interrupts off.
+const WAKES: [&str; 4] = [
+    "try_to_wake_up",
+    "__wake_up",
+    "wake_up_",
+    "ep_poll_callback",
+];
 /// How the entries of interrupts are called.
 const INTERRUPTS: [&str; 2] = ["asm_sysvec_", "asm_common_interrupt"];
 
@@ -239,7 +244,8 @@ impl Tally {
             let work = Work::of(sample);
             tally.samples += 1;
             tally.ns += sample.ns;
-            if sample.kernel().any(|frame| WAKES.contains(&name(frame))) {
+            let wakes = |frame: &Frame| WAKES.iter().any(|name| frame.symbol.starts_with(name));
+            if sample.kernel().any(wakes) {
                 tally.waking_ns += sample.ns;
             }
             *tally.work.entry(work).or_default() += sample.ns;
@@ -400,7 +406,7 @@ mod tests {
 
     #[test]
     fn shares_are_of_all_samples() {
-        let mut samples = vec![sample(&["a", "try_to_wake_up", "eventfd_write"]); 3];
+        let mut samples = vec![sample(&["a", "__wake_up_sync_key", "eventfd_write"]); 3];
         samples.push(sample(&["b", "ep_poll"]));
         let tally = Tally::of(&samples);
         assert_eq!((tally.samples, tally.ns, tally.waking_ns), (4, 40, 30));

@@ -10,6 +10,7 @@ mod jobs;
 mod kvm;
 mod memory;
 mod peer;
+mod profile;
 mod relay;
 mod running;
 mod tcg;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(memory::checks(&lab));
     trials.extend(peer::checks(&lab));
     trials.extend(kvm::checks(&lab));
+    trials.extend(profile::checks(&lab));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

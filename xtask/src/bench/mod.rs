@@ -2,6 +2,7 @@
 
 mod instructions;
 mod native;
+mod profile;
 mod vm;
 
 use std::path::Path;
@@ -20,6 +21,8 @@ pub(crate) enum Bench {
     Native(native::Options),
     /// Instructions per frame, counted: the same for the same commit, whatever else the machine does.
     Instructions(instructions::Options),
+    /// What the daemon and QEMU do with their processor at full load, by samples: needs root.
+    Profile(profile::Options),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -27,6 +30,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Vm(options) => vm::run(options),
         Bench::Native(options) => native::run(options),
         Bench::Instructions(options) => instructions::run(options),
+        Bench::Profile(options) => profile::run(options),
     }
 }
 
