@@ -68,9 +68,11 @@ fn good_states() -> &'static [Vec<u8>] {
             nic.run(&mut Input::new(script));
             nic.save()
         };
-        let kept: [&[u8]; 2] = [
+        let kept: [&[u8]; 4] = [
             include_bytes!("../../tests/golden/82540em-1.bin"),
             include_bytes!("../../tests/golden/82540em-2.bin"),
+            include_bytes!("../../tests/golden/82540em-3.bin"),
+            include_bytes!("../../tests/golden/82540em-4.bin"),
         ];
         let kept = kept.map(<[u8]>::to_vec);
         scripts.into_iter().map(state).chain(kept).collect()

@@ -166,7 +166,7 @@ fn config_space(function: &Function) -> [u8; 256] {
         0x08,
         &(id.class << 8 | u32::from(id.revision)).to_le_bytes(),
     );
-    for bar in function.bars {
+    for bar in &function.bars {
         let kind = u8::from(bar.kind == BarKind::Io);
         put(0x10 + 4 * usize::from(bar.index), &[kind]);
     }

@@ -16,7 +16,7 @@ impl From<&Function> for NicEmuPci {
             kind: NicEmuBarKind::None,
             size: 0,
         }; NIC_EMU_BARS];
-        for bar in function.bars {
+        for bar in &function.bars {
             bars[usize::from(bar.index)] = NicEmuBar {
                 kind: match bar.kind {
                     BarKind::Mem32 => NicEmuBarKind::Mem32,

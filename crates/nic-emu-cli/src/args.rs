@@ -202,6 +202,8 @@ Keys of --nic:
   model=e1000           which NIC the guest sees
   rom=FILE              an expansion ROM for the guest's firmware, such as iPXE's for 8086:100e
   eeprom=FILE           keeps what the guest writes to its EEPROM; made if it is not there
+  flash=FILE            a flash behind BAR1 that is the expansion ROM, and keeps what the guest programs;
+                        made if it is not there
   msi=on                offers the guest interrupts by message
   mac=52:54:00:12:34:56 its address
   rx-overrun=hold       frames that the guest is too slow for wait in the network; with drop they are

@@ -35,6 +35,7 @@ impl Capabilities {
                 "mac",
                 "rom",
                 "eeprom",
+                "flash",
                 "msi",
                 "migration",
                 "rx-overrun",

@@ -27,6 +27,8 @@ pub struct NicConfig {
     pub eeprom: Option<PathBuf>,
     /// The expansion ROM that the guest's firmware finds.
     pub rom: Option<PathBuf>,
+    /// The file that holds its flash, if it is to have one.
+    pub flash: Option<PathBuf>,
     /// The MSI capability is there.
     pub msi: bool,
     /// What happens to frames that come faster than the guest takes them.
@@ -86,7 +88,7 @@ pub struct Fault {
 }
 
 /// For the message about a key that is none of them.
-pub(crate) const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, rom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
+pub(crate) const KEYS: &str = "socket-path, fd, net, model, mac, eeprom, flash, rom, msi, rx-overrun, pcap, fault-loss, fault-corrupt, fault-delay, fault-seed, \
                     with net=tap also ifname, tap-fd, ip, bridge, offload, and with net=switch also switch";
 
 impl NicConfig {
@@ -122,6 +124,11 @@ impl NicConfig {
         )?;
         let eeprom = keys.take("eeprom").map(PathBuf::from);
         let rom = keys.take("rom").map(PathBuf::from);
+        let flash = keys.take("flash").map(PathBuf::from);
+        if rom.is_some() && flash.is_some() {
+            let what = "a flash is an expansion ROM itself: give either rom or flash, not both";
+            return Err(UsageError(what.into()));
+        }
         let msi = keys.take_switch("msi", false)?;
         let net = Net::from_keys(&mut keys)?;
         let rx_overrun = match keys.take("rx-overrun").as_deref() {
@@ -143,6 +150,7 @@ impl NicConfig {
             net,
             eeprom,
             rom,
+            flash,
             msi,
             rx_overrun,
             pcap,
@@ -317,6 +325,8 @@ mod tests {
         assert_eq!(config.model, Model::E1000_82545Em);
         assert_eq!(config.eeprom, Some("/var/lib/a.bin".into()));
         assert_eq!(config.rom, Some("/usr/lib/a.rom".into()));
+        let fitted = nic("fd=3,net=null,flash=/a.bin").unwrap();
+        assert_eq!((config.flash, fitted.flash), (None, Some("/a.bin".into())));
         assert!(config.msi && !nic("fd=3,net=null,msi=off").unwrap().msi);
         assert_eq!(config.rx_overrun, Overrun::Drop);
         assert_eq!(config.pcap, Some("/tmp/a.pcap".into()));
@@ -366,6 +376,7 @@ mod tests {
             ("fd=3,net=tap,offload=yes", "offload=yes"),
             ("fd=3,net=null,offload=on", "offload=on"),
             ("fd=3,net=null,msi=yes", "msi=yes"),
+            ("fd=3,net=null,rom=/a,flash=/b", "not both"),
             ("fd=3,net=null,fault-loss=2", "fault-loss=2"),
             ("fd=3,net=null,fault-delay=1h", "fault-delay=1h"),
             ("fd=3,net=null,fault-seed=1", "fault-seed"),

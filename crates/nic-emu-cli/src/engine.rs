@@ -11,6 +11,7 @@ use nic_emu::pci;
 use vfio_user::{Bar, Command, Device, Handler, InvalidState, Migration, Pme, Region, ResetKind};
 
 use crate::eeprom::EepromFile;
+use crate::flash::FlashFile;
 use crate::nic::{Joint, SavedQueues};
 use crate::rom::Rom;
 
@@ -25,6 +26,10 @@ pub(crate) struct Engine {
     eeprom: Option<EepromFile>,
     /// It could not be kept there the last time, which has been said.
     eeprom_failed: bool,
+    /// Where the flash is kept.
+    flash: Option<FlashFile>,
+    /// As for the EEPROM.
+    flash_failed: bool,
     now: Time,
     /// The receiver is on, and the queues know.
     receiving: bool,
@@ -42,6 +47,8 @@ impl Engine {
             joint,
             eeprom: None,
             eeprom_failed: false,
+            flash: None,
+            flash_failed: false,
             now: Time(0),
             receiving: false,
             settles: false,
@@ -65,6 +72,24 @@ impl Engine {
         if let (Err(error), false) = (saved, told) {
             let (nic, path) = (&self.joint.name, file.path().display());
             tracing::error!(nic, "cannot keep the EEPROM in {path}: {error}");
+        }
+    }
+
+    /// Whatever a guest writes to the flash goes to this file from now on.
+    pub(crate) fn keep_flash(&mut self, file: FlashFile) {
+        self.flash = Some(file);
+    }
+
+    fn save_flash(&mut self) {
+        let Some(file) = &self.flash else { return };
+        let Some((at, bytes)) = self.control.take_flash_change() else {
+            return;
+        };
+        let saved = file.save(at, bytes);
+        let told = std::mem::replace(&mut self.flash_failed, saved.is_err());
+        if let (Err(error), false) = (saved, told) {
+            let (nic, path) = (&self.joint.name, file.path().display());
+            tracing::error!(nic, "cannot keep the flash in {path}: {error}");
         }
     }
 
@@ -121,11 +146,11 @@ impl Handler for Engine {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
         match region {
             Region::Bar(bar) => self.control.read(bar, offset, data, self.now),
-            Region::Rom => {
-                if let Some(rom) = &self.rom {
-                    rom.read(offset, data);
-                }
-            }
+            Region::Rom => match &self.rom {
+                Some(rom) => rom.read(offset, data),
+                // Of a NIC without one, nobody can ask.
+                None => _ = self.control.read_rom(offset, data),
+            },
         }
     }
 
@@ -134,6 +159,7 @@ impl Handler for Engine {
             let kick = self.control.write(bar, offset, data, self.now);
             self.kick(kick);
             self.save_eeprom();
+            self.save_flash();
         }
     }
 
@@ -202,9 +228,15 @@ impl Migration for Engine {
                 self.refuse();
                 Err(what)
             }
+            Ok(state) if state.flash_size() != self.control.flash().map(<[u8]>::len) => {
+                let what = InvalidState("it is that of a NIC with another flash".to_owned());
+                self.refuse();
+                Err(what)
+            }
             Ok(State { control, tx, rx }) => {
                 self.joint.kick(self.control.restore(&control, self.now));
                 self.save_eeprom();
+                self.save_flash();
                 let generation = self.control.shared().generation();
                 self.joint.hand(Some(SavedQueues { tx, rx, generation }));
                 Ok(())
@@ -228,7 +260,7 @@ fn describe(function: &pci::Function, rom: Option<&Rom>) -> Device {
         .status(id.status)
         .latency(id.min_gnt, id.max_lat)
         .intx(id.interrupt_pin);
-    for bar in function.bars {
+    for bar in &function.bars {
         device = device.bar(
             usize::from(bar.index),
             match bar.kind {
@@ -243,8 +275,8 @@ fn describe(function: &pci::Function, rom: Option<&Rom>) -> Device {
         let writable = [&[0, 0], capability.writable].concat();
         device = device.capability(capability.offset, &bytes, &writable);
     }
-    if let Some(rom) = rom {
-        device = device.rom(rom.size());
+    if let Some(size) = rom.map(Rom::size).or(function.rom) {
+        device = device.rom(size);
     }
     if let Some(offset) = function.msi {
         device = device.at(offset.into()).msi(1);

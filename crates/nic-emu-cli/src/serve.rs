@@ -18,6 +18,7 @@ use crate::config::{Listen, NicConfig};
 use crate::cpus::Cpu;
 use crate::eeprom::EepromFile;
 use crate::error::UsageError;
+use crate::flash::FlashFile;
 use crate::mac::MacAddr;
 use crate::net::Backends;
 use crate::nic::{Nic, Report};
@@ -147,7 +148,13 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             (None, Listen::Path(path)) => path.display().to_string(),
         };
         let mac = config.mac.unwrap_or_else(|| MacAddr::for_identity(&name));
-        let (model, eeprom) = model(config, mac)?;
+        let (mut model, eeprom) = model(config, mac)?;
+        let mut flash = None;
+        if let Some(path) = &config.flash {
+            let (opened, chip) = FlashFile::open(path)?;
+            model.flash = Some(chip);
+            flash = Some(opened);
+        }
         // As it was given: what a guest has made of its own address is no reason to be out of service.
         if let Some((_, other)) = addresses.iter().find(|(other, _)| *other == mac) {
             let what = format!(
@@ -163,6 +170,13 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
             }
             files.push(file.path().to_owned());
         }
+        if let Some(file) = &flash {
+            if files.iter().any(|other| other == file.path()) {
+                let what = format!("{} is the flash of two NICs", file.path().display());
+                return Err(UsageError(what).into());
+            }
+            files.push(file.path().to_owned());
+        }
         let rom = config.rom.as_deref().map(Rom::load).transpose()?;
         let mut nic = Nic::of(name, &model, rom, listener, backend).overrun(config.rx_overrun);
         if let Some(file) = eeprom {
@@ -171,6 +185,9 @@ fn open(nics: &[NicConfig], sockets: &ListenOptions) -> Result<Vec<(Nic, Option<
                 tracing::warn!(nic = name, "its EEPROM in {file} has the address {kept}");
             }
             nic = nic.keep_eeprom(file);
+        }
+        if let Some(file) = flash {
+            nic = nic.keep_flash(file);
         }
         opened.push((nic, path));
     }

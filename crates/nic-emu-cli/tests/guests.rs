@@ -15,7 +15,7 @@ use nic_emu::e1000::regs::Reg;
 use rustix::event::{EventfdFlags, eventfd};
 use support::Served;
 use vfio_user::client::Client;
-use vfio_user::wire::{dma_map_flags, irq_index};
+use vfio_user::wire::{dma_map_flags, irq_index, region_index};
 
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0xBB, 0xCC];
 
@@ -311,4 +311,48 @@ fn a_guest_that_enables_msi_gets_messages_and_no_line() {
     let mut other = Socket::connect(daemon.socket(1)).expect("a NIC");
     assert_eq!(other.config_read(0xE4, 4), 0x0002_0007);
     assert_eq!(other.config_read(MSI, 4), 0);
+}
+
+/// Programs a byte of the flash behind BAR1.
+fn program_flash(nic: &mut Socket, at: u64, byte: u8) {
+    for (at, byte) in [(0x5555, 0xAA), (0x2AAA, 0x55), (0x5555, 0xA0), (at, byte)] {
+        let write = nic.client().region_write(1, at, &[byte]);
+        write.expect("it answers");
+    }
+}
+
+#[test]
+fn a_flash_in_a_file_outlives_the_daemon_and_is_the_rom() {
+    let kept = tempfile::tempdir().expect("a folder");
+    let file = kept.path().join("flash.bin");
+    let keys = format!("net=null,flash={}", file.display());
+    let daemon = Served::with(&[&keys, "net=null"]);
+    let mut nic = Socket::connect(daemon.socket(0)).expect("a NIC");
+    let size = nic.bar(1).map(|bar| (bar.io, bar.size));
+    assert_eq!(size, Some((false, 128 << 10)));
+    let mut plain = Socket::connect(daemon.socket(1)).expect("a NIC");
+    assert_eq!(plain.bar(1), None);
+    assert_eq!(plain.config_read(0x14, 4), 0);
+
+    program_flash(&mut nic, 0x1_2345, 0x12);
+    nic.config_write(4, 2, 7);
+    nic.write32(Reg::EECD.offset(), 0x20);
+    program_flash(&mut nic, 0x1_2346, 0x34);
+    let mut read = [0; 4];
+    for region in [1, region_index::ROM] {
+        let done = nic.client().region_read(region, 0x1_2344, &mut read);
+        done.expect("it answers");
+        assert_eq!(read, [0xFF, 0xFF, 0x34, 0xFF], "region {region}");
+    }
+    // It is in the file at once, whatever becomes of the daemon.
+    let stored = std::fs::read(&file).expect("it is there");
+    assert_eq!(stored.len(), 128 << 10);
+    assert_eq!(stored[0x1_2344..0x1_2348], read);
+    drop((nic, plain));
+    daemon.terminate();
+    let daemon = Served::with(&[&keys]);
+    let mut nic = Socket::connect(daemon.socket(0)).expect("a NIC");
+    let done = nic.client().region_read(1, 0x1_2344, &mut read);
+    done.expect("it answers");
+    assert_eq!(read, [0xFF, 0xFF, 0x34, 0xFF]);
 }

@@ -64,9 +64,11 @@ pub struct Function {
     /// Header.
     pub identity: Identity,
     /// Base address registers, by index.
-    pub bars: &'static [Bar],
+    pub bars: Vec<Bar>,
     /// Capabilities, in list order.
     pub capabilities: &'static [Capability],
     /// Offset of an MSI capability behind them, for one message to any address of 64 bits.
     pub msi: Option<u8>,
+    /// Bytes of an expansion ROM that the function has of its own, a power of two.
+    pub rom: Option<u32>,
 }

@@ -69,7 +69,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | RLEC | undersize and oversize | DPDK counts it among errors in place of RUC and ROC; often taken for a length field that is wrong | as the manual says |
 | ROC, RJC | ROC does not speak of the CRC, RJC is for a bad one | the family's later manuals: ROC with a good CRC | ROC good, RJC bad |
 | CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
-| VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all; QEMU takes them from any that has VLE | in its first; in the last if the NIC has migrated in the middle of the packet |
+| VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all; QEMU takes them from any that has VLE | in its first |
 | RXCSUM after reset | TUOFL 0 | DPDK offers TCP and UDP checksums, sets IPOFL only and leaves TUOFL as it finds it | 0, so DPDK hears of IP's only |
 | VLE while CTRL.VME is off | no tag | DPDK sets VLE, but VME only where it strips tags | no tag |
 | interrupts for a user's driver | | DPDK asks vfio for MSI-X even of a part that has none; `--vfio-intr=legacy` takes INTx | INTx |
@@ -93,7 +93,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | WUC.APME after reset | from initialization control word 2 | Linux and FreeBSD: word 24, bit 10; of the 82544, word 0F (that word), bit 2 | as the drivers have it; off in the EEPROM as it comes |
 | PCI-X capability | mode, burst and split transactions | real parts in a 33 MHz slot: command 0002, status 04400000 | the same; its command holds what is written |
 | MSI capability | there | QEMU, VirtualBox and bhyve: none; Linux does not use it | with `msi=on` only, a message each time the line would rise |
-| flash, BAR1, FLA | a window if a flash is fitted, which is the expansion ROM too | QEMU has its I/O ports there; no driver needs it | no flash, no BAR1; FLA holds its bits, and the expansion ROM is one of its own (`rom=FILE`) |
+| flash, BAR1, FLA | a window if a flash is fitted, which is the expansion ROM too | QEMU has its I/O ports there; no network driver needs it | with `flash=FILE` only: a parallel SST39VF behind BAR1, IOADDR 80000 and on, and the expansion ROM; its size is the file's, whatever EEPROM word 0F says; writes need EECD.FWE. FLA, for serial ones, holds its bits |
 ";
 
 fn access(access: Access) -> &'static str {

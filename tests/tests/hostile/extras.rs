@@ -1,10 +1,11 @@
-//! What a NIC has only if it was asked for: an EEPROM in a file, an expansion ROM, the MSI capability.
+//! What a NIC has only if it was asked for: an EEPROM in a file, a flash, an expansion ROM, the MSI capability.
 
 use std::fs;
 
 use guest_driver::regs::{ICR, ICS, IMC, IMS};
 use guest_driver::{Bus, eeprom};
-use nic_emu_cli::{EepromFile, Nic, Rom};
+use nic_emu::e1000::regs::Reg;
+use nic_emu_cli::{EepromFile, FlashFile, Nic, Rom};
 use vfio_user::client::ClientError;
 use vfio_user::wire::region_index;
 
@@ -160,4 +161,89 @@ fn messages_switched_on_and_off_all_the_time() {
             assert_eq!(nic.bus.config_read(MSI, 4), before, "what is not written");
         });
     }
+}
+
+/// Writes of every size at every place of a flash, allowed and not, reads between them, and chips erased without end: the file
+/// stays as large as it is and holds what the guest reads.
+#[test]
+fn a_flash_is_written_anywhere_and_without_end() {
+    const SIZE: u64 = 128 << 10;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("flash.bin");
+    let mut first = true;
+    let fitted = |name, model: &nic_emu::e1000::Config, listener, plug| {
+        if !std::mem::take(&mut first) {
+            return plain_nic(name, model, listener, plug);
+        }
+        let (file, flash) = FlashFile::open(&path).expect("a new flash");
+        let mut model = model.clone();
+        model.flash = Some(flash);
+        plain_nic(name, &model, listener, plug).keep_flash(file)
+    };
+    made(1, fitted, |nic| {
+        let eecd = Reg::EECD.offset();
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        // The writes of commands, and of what comes near.
+        let known = [0xAA, 0x55, 0xA0, 0x80, 0x30, 0x10, 0x90, 0xF0];
+        for round in 0..4000 {
+            if round % 50 == 0 {
+                nic.bus
+                    .write32(eecd, [0x20, 0x20, 0x10, 0x30][random() as usize % 4]);
+            }
+            let client = nic.bus.bus.client();
+            let at = match random() % 8 {
+                0..=2 => 0x5555,
+                3..=5 => 0x2AAA,
+                6 => random() % SIZE,
+                _ => [SIZE - 1, SIZE, SIZE + 1, u64::MAX - 3, 1 << 32][random() as usize % 5],
+            };
+            let len = [1, 1, 1, 2, 4, 8, 3, 4096][random() as usize % 8];
+            let byte = known[random() as usize % known.len()];
+            let inside = at.checked_add(len as u64).is_some_and(|end| end <= SIZE);
+            let mut bytes = vec![byte; len];
+            for written in [true, false] {
+                let done = match written {
+                    true => client.region_write(1, at, &bytes),
+                    false => client.region_read(1, at, &mut bytes),
+                };
+                match done {
+                    Ok(()) => {}
+                    Err(ClientError::Refused { .. }) => assert!(!inside, "{len} at {at:#x}"),
+                    Err(error) => panic!("{len} at {at:#x}: {error}"),
+                }
+            }
+        }
+        nic.bus.write32(eecd, 0x20);
+        let client = nic.bus.bus.client();
+        let mut send = |writes: &[(u64, u8)]| {
+            for &(at, byte) in writes {
+                client.region_write(1, at, &[byte]).expect("it answers");
+            }
+        };
+        let unlock = [(0x5555, 0xAA), (0x2AAA, 0x55)];
+        send(&[(0, 0), (0, 0xF0)]);
+        for value in 0..100 {
+            send(&unlock);
+            send(&[(0x5555, 0xA0), (0x1234, value)]);
+            send(&unlock);
+            send(&[(0x5555, 0x80)]);
+            send(&unlock);
+            send(&[(0x5555, 0x10)]);
+        }
+        send(&unlock);
+        send(&[(0x5555, 0xA0), (0x1_FFFF, 0x42)]);
+        let mut read = vec![0; SIZE as usize];
+        for (at, to) in (0..).step_by(4096).zip(read.chunks_mut(4096)) {
+            client.region_read(1, at, to).expect("it answers");
+        }
+        assert!(read.ends_with(&[0xFF, 0x42]));
+        let stored = fs::read(&path).expect("the file is there");
+        assert!(stored == read, "the file has other bytes");
+    });
 }

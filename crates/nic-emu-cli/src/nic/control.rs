@@ -15,6 +15,7 @@ use super::joint::Joint;
 use super::source::{TOKEN_CONTROL, watch};
 use crate::eeprom::EepromFile;
 use crate::engine::Engine;
+use crate::flash::FlashFile;
 use crate::summary;
 
 /// How long a hypervisor that could not be let in waits for the next try.
@@ -53,6 +54,11 @@ impl Control {
     /// Whatever a guest writes to the EEPROM goes to this file from now on.
     pub(super) fn keep_eeprom(&mut self, file: EepromFile) {
         self.engine.keep_eeprom(file);
+    }
+
+    /// Whatever a guest writes to the flash goes to this file from now on.
+    pub(super) fn keep_flash(&mut self, file: FlashFile) {
+        self.engine.keep_flash(file);
     }
 
     /// Registers the server with `epoll` under this token.

@@ -31,6 +31,7 @@ use vfio_user::{Listener, Server};
 
 use crate::eeprom::EepromFile;
 use crate::engine::Engine;
+use crate::flash::FlashFile;
 use crate::loopback;
 use crate::mac::MacAddr;
 use crate::rom::Rom;
@@ -174,6 +175,15 @@ impl Nic {
     pub fn keep_eeprom(mut self, file: EepromFile) -> Self {
         if let Some(control) = &mut self.control {
             control.keep_eeprom(file);
+        }
+        self
+    }
+
+    /// Says where the flash is kept, which the model has been given.
+    #[must_use]
+    pub fn keep_flash(mut self, file: FlashFile) -> Self {
+        if let Some(control) = &mut self.control {
+            control.keep_flash(file);
         }
         self
     }

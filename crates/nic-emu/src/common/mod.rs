@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod eeprom;
 pub mod filter;
+pub mod flash;
 pub mod frame;
 pub mod gso;
 pub mod moderation;

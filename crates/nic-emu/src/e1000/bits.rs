@@ -40,6 +40,7 @@ pub mod eecd {
     pub const DO: u32 = 1 << 3;
     pub const FWE: u32 = 0b11 << 4;
     pub const FWE_DISABLED: u32 = 0b01 << 4;
+    pub const FWE_ENABLED: u32 = 0b10 << 4;
     pub const REQ: u32 = 1 << 6;
     pub const GNT: u32 = 1 << 7;
     pub const PRES: u32 = 1 << 8;

@@ -9,6 +9,8 @@ crate::counters! {
         unknown_registers,
         /// MDIC commands that no PHY register answers, or with an unknown operation.
         mdio_errors,
+        /// Writes to the flash while EECD.FWE does not allow them.
+        flash_protected,
         /// Resets by CTRL.RST.
         mac_resets,
 

@@ -18,7 +18,7 @@ const PHY_ADDRESS: u32 = 1;
 const IOADDR: u64 = 0;
 
 /// I/O BAR: the register at IOADDR.
-const IODATA: u64 = 4;
+pub(super) const IODATA: u64 = 4;
 
 /// The packet buffer in KiB, divided between receive and transmit by PBA.
 pub(super) const PACKET_BUFFER: u32 = 64;
@@ -34,6 +34,9 @@ pub(super) fn divide_packet_buffer(rxa: u32) -> u32 {
 impl Control {
     /// Reads `data.len()` bytes at `offset` of a BAR.
     pub fn read(&mut self, bar: u8, offset: u64, data: &mut [u8], now: Time) {
+        if let Some((flash, at)) = self.flash_at(bar, offset) {
+            return flash.read(at, data);
+        }
         self.count_odd(offset, data.len());
         data.fill(0);
         for (address, at, len) in dwords(offset, data.len()) {
@@ -49,6 +52,9 @@ impl Control {
 
     /// Writes `data` at `offset` of a BAR, and says whom the write concerns.
     pub fn write(&mut self, bar: u8, offset: u64, data: &[u8], now: Time) -> Kick {
+        if self.write_flash(bar, offset, data) {
+            return Kick::empty();
+        }
         self.count_odd(offset, data.len());
         let mut kick = Kick::empty();
         for (address, at, len) in dwords(offset, data.len()) {

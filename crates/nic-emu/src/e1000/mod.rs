@@ -11,6 +11,7 @@ pub mod bits;
 pub mod counters;
 pub mod desc;
 pub mod fields;
+mod flash;
 pub mod flow;
 pub mod irq;
 pub mod mmio;
@@ -24,13 +25,14 @@ mod wake;
 
 use crate::Time;
 use crate::common::eeprom::{self, Eeprom};
+use crate::common::flash::Flash;
 use crate::common::phy::Phy;
 use crate::pci::Function;
 use bits::{cause, ctrl, rah, status, wuc};
 pub use counters::{Counters, CountersSnapshot};
 use flow::Flow;
 use irq::Irq;
-pub use part::{IO_BAR, Part, REGISTER_BAR};
+pub use part::{FLASH_BAR, IO_BAR, Part, REGISTER_BAR};
 use regs::{Domain, Reg, Regs};
 use rx::RxQueue;
 use tx::TxQueue;
@@ -86,6 +88,9 @@ pub struct Config {
     /// What the EEPROM holds, if it is kept by whoever has the NIC ([`Control::take_eeprom_change`]): address and
     /// subsystem come from there. What drivers write to it survives every reset.
     pub eeprom: Option<[u16; eeprom::WORDS]>,
+    /// The flash, which whoever has the NIC keeps ([`Control::take_flash_change`]): a window in [`FLASH_BAR`], and the
+    /// expansion ROM. Most cards have none.
+    pub flash: Option<Flash>,
     /// The part's MSI capability, which most models of it do without and most drivers do not use.
     pub msi: bool,
 }
@@ -104,6 +109,7 @@ impl Config {
             subsystem_vendor: 0x8086,
             subsystem_id: part.subsystem(),
             eeprom: None,
+            flash: None,
             msi: false,
         }
     }
@@ -200,6 +206,7 @@ pub struct Control {
     eeprom: Eeprom,
     /// What the EEPROM holds at power-on, unless that is what it held before.
     eeprom_image: Option<[u16; eeprom::WORDS]>,
+    flash: Option<Flash>,
     phy: Phy,
     ioaddr: u32,
     /// The packet buffer window, from its first write on.
@@ -216,11 +223,13 @@ impl Control {
             LOADED => (eeprom.word(SUBSYSTEM_VENDOR), eeprom.word(SUBSYSTEM_ID)),
             _ => (config.subsystem_vendor, config.subsystem_id),
         };
+        let flash_size = config.flash.as_ref().map(|flash| flash.size() as u32);
         let mut control = Control {
             shared: Arc::new(Shared::new(config.part)),
-            function: config.part.function(subsystem, config.msi),
+            function: config.part.function(subsystem, config.msi, flash_size),
             eeprom_image: config.eeprom.is_none().then_some(image),
             eeprom,
+            flash: config.flash.clone(),
             phy: Phy::new(config.part.phy()),
             ioaddr: 0,
             packet_buffer: None,
@@ -331,11 +340,14 @@ impl Control {
         kick
     }
 
-    /// Resets everything but the cable and, unless it is [`ResetKind::PowerOn`], the EEPROM's contents. The bus-master
+    /// Resets everything but the cable, the flash's contents and, unless it is [`ResetKind::PowerOn`], the EEPROM's. The bus-master
     /// bit belongs to configuration space.
     pub fn reset(&mut self, kind: ResetKind, now: Time) -> Kick {
         if let (ResetKind::PowerOn, Some(image)) = (kind, self.eeprom_image) {
             self.eeprom = Eeprom::with(image);
+        }
+        if let Some(flash) = &mut self.flash {
+            flash.reset();
         }
         let reach = match kind {
             ResetKind::PowerOn => Domain::Power,

@@ -8,21 +8,30 @@ use crate::pci::{Bar, BarKind, Capability, Function, Identity};
 /// BAR of the registers: 128 KiB of memory.
 pub const REGISTER_BAR: u8 = 0;
 
-/// BAR of the port pair IOADDR and IODATA. BAR1 is left to the flash that no one fitted.
+/// BAR of the flash, if one is fitted: memory of its size.
+pub const FLASH_BAR: u8 = 1;
+
+/// BAR of the port pair IOADDR and IODATA.
 pub const IO_BAR: u8 = 2;
 
-const BARS: &[Bar] = &[
-    Bar {
-        index: REGISTER_BAR,
+fn bars(flash: Option<u32>) -> Vec<Bar> {
+    let memory = |index, size| Bar {
+        index,
         kind: BarKind::Mem32,
-        size: BAR0_SIZE,
-    },
-    Bar {
+        size,
+    };
+    let ports = Bar {
         index: IO_BAR,
         kind: BarKind::Io,
         size: 64,
-    },
-];
+    };
+    let registers = memory(REGISTER_BAR, BAR0_SIZE);
+    let flash = flash.map(|size| memory(FLASH_BAR, size));
+    [Some(registers), flash, Some(ports)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
 
 /// Power management version 2, as real parts have it: D0 and D3hot, PME from D0 and both kinds of D3, 4 W. Going back to
 /// D0 resets the function. PME_En and PME_Status are [`Pme`](super::Pme)'s.
@@ -128,8 +137,8 @@ impl Part {
             )
     }
 
-    /// The PCI function.
-    pub(super) fn function(self, subsystem: (u16, u16), msi: bool) -> Function {
+    /// The PCI function, with a flash of this size.
+    pub(super) fn function(self, subsystem: (u16, u16), msi: bool, flash: Option<u32>) -> Function {
         let (subsystem_vendor, subsystem_id) = subsystem;
         Function {
             identity: Identity {
@@ -147,12 +156,13 @@ impl Part {
                 max_lat: 0,
                 interrupt_pin: 1,
             },
-            bars: BARS,
+            bars: bars(flash),
             capabilities: match self {
                 Self::I82545Em => CAPABILITIES_WIDE,
                 Self::I82540Em | Self::I82544Gc => CAPABILITIES,
             },
             msi: msi.then_some(MSI),
+            rom: flash,
         }
     }
 }

@@ -121,7 +121,7 @@ registers! {
     EECD     = 0x0010, Rw, Mac, 0x0000_0010, 0x0000_0077, Behaves, "LFD", "EEPROM/flash control: the bit-banged Microwire port";
     EERD     = 0x0014, Rw, Mac, 0, 0x0000_FF00, Behaves, "", "EEPROM read, small format";
     CTRL_EXT = 0x0018, Rw, Mac, 0, 0x1003_DFFF, Behaves, "lFD", "extended device control";
-    FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, Stored, "", "flash access (no flash fitted)";
+    FLA      = 0x001C, Rw, Mac, 0, 0x0000_0017, Stored, "", "access to a serial flash, which this part does not have";
     MDIC     = 0x0020, Rw, Mac, 0x1000_0000, 0x2FFF_FFFF, Behaves, "LFD", "MDI control: the way to the PHY";
     FCAL     = 0x0028, Rw, Mac, 0, 0xFFFF_FFFF, Behaves, "LFD", "flow control address low";
     FCAH     = 0x002C, Rw, Mac, 0, 0x0000_FFFF, Behaves, "LFD", "flow control address high";

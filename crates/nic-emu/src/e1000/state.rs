@@ -28,10 +28,12 @@ use super::wake::SavedWake;
 use super::{Control, Kick, Part};
 use crate::Time;
 use crate::common::eeprom::{Pins, SavedEeprom};
+use crate::common::flash::{Flash, SavedFlash};
 use crate::common::phy::SavedPhy;
 
-/// Longest state in bytes: packet buffer, an unfinished packet, a held frame, a full FIFO, and 64 KiB for the rest.
-pub const MAX_STATE: usize = 384 << 10;
+/// Longest state in bytes: packet buffer, an unfinished packet, a held frame, a full FIFO, 64 KiB for the rest, and the
+/// largest flash.
+pub const MAX_STATE: usize = (384 + 520) << 10;
 
 /// Bytes that are no state of an 82540EM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -48,6 +50,9 @@ pub enum InvalidState {
     /// The packet buffer does not have its size.
     #[error("a packet buffer of {0} words")]
     PacketBuffer(usize),
+    /// The flash is none that there is.
+    #[error("the flash is impossible")]
+    Flash,
     /// The unfinished packet is longer than any packet.
     #[error("an unfinished packet of {0} bytes")]
     Packet(usize),
@@ -73,10 +78,11 @@ pub struct State {
 /// All versions there have been. A new one goes to the end, an old one never changes. The letters are the parts
 /// of a state, or references to them.
 #[derive(Serialize, Deserialize)]
-enum Versioned<C, T, R, L, W> {
+enum Versioned<C, T, R, L, W, G, F> {
     V1(C, T, R),
     V2(C, T, R, L),
     V3(C, T, R, L, W),
+    V4(C, T, R, L, W, G, F),
 }
 
 impl State {
@@ -85,15 +91,32 @@ impl State {
         self.control.later.part
     }
 
+    /// Bytes of the flash of that NIC, if one was fitted. The same goes for these.
+    pub fn flash_size(&self) -> Option<usize> {
+        self.control.flash.as_ref().map(SavedFlash::size)
+    }
+
     /// Appends the state as bytes, at most [`MAX_STATE`]. The version is the oldest that can say it, so that a NIC which
     /// uses nothing new can go back to where it came from.
     pub fn encode(&self, to: &mut Vec<u8>) {
-        let ControlState { first, later, wake } = &self.control;
-        let news = (*later != Later::default(), *wake != SavedWake::default());
+        let ControlState {
+            first,
+            later,
+            wake,
+            flash,
+        } = &self.control;
+        let TxState { first: tx, tagged } = &self.tx;
+        let rx = &self.rx;
+        let news = [
+            *later != Later::default(),
+            *wake != SavedWake::default(),
+            tagged.is_some() || flash.is_some(),
+        ];
         let versioned = match news {
-            (false, false) => Versioned::V1(first, &self.tx, &self.rx),
-            (true, false) => Versioned::V2(first, &self.tx, &self.rx, later),
-            (_, true) => Versioned::V3(first, &self.tx, &self.rx, later, wake),
+            [false, false, false] => Versioned::V1(first, tx, rx),
+            [true, false, false] => Versioned::V2(first, tx, rx, later),
+            [_, true, false] => Versioned::V3(first, tx, rx, later, wake),
+            [_, _, true] => Versioned::V4(first, tx, rx, later, wake, tagged, flash),
         };
         let all = postcard::to_extend(&versioned, std::mem::take(to));
         *to = all.expect("memory takes everything");
@@ -111,18 +134,24 @@ impl State {
         let Ok((versioned, [])) = postcard::take_from_bytes(bytes) else {
             return Err(InvalidState::Malformed);
         };
-        let (first, tx, rx, later, wake) = match versioned {
-            Versioned::V1(first, tx, rx) => (first, tx, rx, None, None),
-            Versioned::V2(first, tx, rx, later) => (first, tx, rx, Some(later), None),
-            Versioned::V3(first, tx, rx, later, wake) => (first, tx, rx, Some(later), Some(wake)),
+        let (later, wake) = Default::default();
+        let (first, tx, rx, later, wake, tagged, flash) = match versioned {
+            Versioned::V1(first, tx, rx) => (first, tx, rx, later, wake, None, None),
+            Versioned::V2(first, tx, rx, later) => (first, tx, rx, later, wake, None, None),
+            Versioned::V3(first, tx, rx, later, wake) => (first, tx, rx, later, wake, None, None),
+            Versioned::V4(first, tx, rx, later, wake, tagged, flash) => {
+                (first, tx, rx, later, wake, tagged, flash)
+            }
         };
         let control = ControlState {
             first,
-            later: later.unwrap_or_default(),
-            wake: wake.unwrap_or_default(),
+            later,
+            wake,
+            flash,
         };
+        let tx = TxState { first: tx, tagged };
         let state = State { control, tx, rx };
-        state.control.first.check()?;
+        state.control.check()?;
         state.tx.check()?;
         state.rx.check()?;
         Ok(state)
@@ -135,6 +164,21 @@ pub struct ControlState {
     first: First,
     later: Later,
     wake: SavedWake,
+    /// Since version 4.
+    flash: Option<SavedFlash>,
+}
+
+impl ControlState {
+    fn check(&self) -> Result<(), InvalidState> {
+        if self
+            .flash
+            .as_ref()
+            .is_some_and(|flash| !flash.is_possible())
+        {
+            return Err(InvalidState::Flash);
+        }
+        self.first.check()
+    }
 }
 
 /// What version 2 knows beyond version 1. Its default means nothing to a NIC that has just been reset.
@@ -203,6 +247,7 @@ impl Control {
                 flow: self.shared.flow.save(now),
             },
             wake: SavedWake::of(regs),
+            flash: self.flash.as_ref().map(Flash::save),
         }
     }
 
@@ -217,6 +262,7 @@ impl Control {
             first: state,
             later,
             wake,
+            flash,
         } = state;
         let regs = self.shared.regs.clone();
         regs.reset(Domain::Power);
@@ -233,6 +279,9 @@ impl Control {
             di: pin(eecd::DI),
         };
         self.eeprom.restore(&state.eeprom, pins);
+        if let (Some(flash), Some(saved)) = (&mut self.flash, flash) {
+            flash.restore(saved);
+        }
         self.ioaddr = state.ioaddr;
         self.packet_buffer = state.packet_buffer.as_deref().map(Box::from);
         self.shared.irq.restore(&state.irq, now);

@@ -81,7 +81,7 @@ pub(super) struct Packet {
     popts: u8,
     context: Context,
     /// The first descriptor's word, if it has the say about the tag: that of a packet to be segmented (8254x manual, 3.3.7.1).
-    /// It does not migrate with half a packet, whose last descriptor says the same if it is any known driver's.
+    /// A state of before version 4 does not have it.
     tagged: Option<TxWord>,
     /// Bytes so far, and of them those kept in host memory.
     len: usize,
@@ -134,14 +134,20 @@ impl Packet {
         }
     }
 
-    /// The packet of which `len` bytes have been kept.
-    pub(super) fn restore(saved: &SavedPacket, len: usize) -> Self {
+    /// The first descriptor, as far as it has the say about the tag.
+    pub(super) fn tagged(&self) -> Option<u64> {
+        self.tagged.map(u64::from)
+    }
+
+    /// The packet of which `len` bytes have been kept, and what was [`tagged`](Self::tagged).
+    pub(super) fn restore(saved: &SavedPacket, tagged: Option<u64>, len: usize) -> Self {
+        let tse = saved.tse && !saved.legacy;
         Self {
             legacy: saved.legacy,
-            tse: saved.tse && !saved.legacy,
+            tse,
             popts: if saved.legacy { 0 } else { saved.popts },
             context: saved.context,
-            tagged: None,
+            tagged: tagged.map(TxWord::from).filter(|_| tse),
             len,
             kept: len,
             staged: false,
