@@ -60,6 +60,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | RFCTL, 5008 | not on this part | DPDK reads and writes it | reads 0 |
 | registers of a second queue (2900, 3900, 3840, 3940) and ERT (2008) | not on this part | in Linux's dumps | read 0 |
 | RPS in a transmit descriptor | 82544 only | Linux's loopback test sets it and not RS; QEMU reports for both | reports like RS |
+| TCTL.NRTU, bit 25 | of the 82544 alone | VirtualBox holds neither it nor what is above RTLC, but SWXOFF; no driver sets it | reads 0, for all models; SWXOFF acts and reads 0 |
 | TXDCTL.LWTHRESH 0 | TXD_LOW when the last descriptor is taken | no driver enables TXD_LOW | as the manual says |
 | RXDCTL after reset | WTHRESH 1 | bhyve and gem5: GRAN as well | WTHRESH 1 |
 | VET after reset | 8100 | bhyve, VirtualBox: 0; drivers write it | 8100 |

@@ -202,6 +202,24 @@ pub(crate) const KNOWN_DIFFERENCES: &[(On, &str, &str, &str)] = &[
     ),
     (
         On::Qemu,
+        "every_register::reset_values",
+        "other values after power-up: CTRL EECD LEDCTL RXDCTL MANC;",
+        "has defaults of its own",
+    ),
+    (
+        On::Qemu,
+        "every_register::masks",
+        "other bits hold: CTRL EERD CTRL_EXT FLA FCAL FCAH FCT VET FCTTV TXCW LEDCTL RCTL FCRTL FCRTH RDBAL RXDCTL RSRPD RXCSUM RDFH RDFT RDFHS RDFTS RDFPC TCTL TIPG AIT TDBAL TIDV TXDCTL TSPMT TDFH TDFT TDFHS TDFTS TDFPC RAH[1] RAH[15] WUC WUFC MANC IPAV IP4AT[0] IP6AT[0] WUPM[31] FFLT[0] FFMT[0] FFVT[0] PBM[0];",
+        "holds bits that the part has not, and keeps other registers not at all",
+    ),
+    (
+        On::Qemu,
+        "every_register::after_reset",
+        "other values after CTRL.RST: CTRL EECD EERD VET LEDCTL PBA ITR RDBAL RDBAH RDLEN RDH RDT RDTR RXDCTL RADV TCTL TDBAL TDBAH TDLEN TDH TDT TXDCTL TADV MTA[0] MTA[127] RAL[1] RAH[1] RAL[15] RAH[15] VFTA[0] VFTA[127] WUC WUFC MANC IPAV IP4AT[0] IP6AT[0] WUPM[31] FFLT[0] FFMT[0] FFVT[0] PBM[0];",
+        NO_RESET,
+    ),
+    (
+        On::Qemu,
         "eeprom::subsystem_is_that_of_config_space",
         "subsystem: Some(\n    0x100e8086",
         "the EEPROM says one thing and config space another",

@@ -5,6 +5,7 @@
 
 mod differences;
 mod eeprom_phy;
+mod every_register;
 mod filters;
 mod interrupts;
 mod offload;
@@ -79,6 +80,7 @@ fn checks() -> Vec<Check> {
     let groups = [
         pci::all,
         registers::all,
+        every_register::all,
         eeprom_phy::all,
         interrupts::all,
         transmit::all,

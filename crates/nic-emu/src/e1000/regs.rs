@@ -155,7 +155,7 @@ registers! {
     RSRPD    = 0x2C00, Rw, Mac, 0, 0x0000_0FFF, Behaves, "", "receive small packet detect";
 
     // Transmit
-    TCTL     = 0x0400, Rw, Mac, 0, 0x033F_FFFA, Behaves, "LFDIC", "transmit control; SWXOFF sends a pause frame and reads 0";
+    TCTL     = 0x0400, Rw, Mac, 0, 0x013F_FFFA, Behaves, "LFDIC", "transmit control; SWXOFF sends a pause frame and reads 0";
     TIPG     = 0x0410, Rw, Mac, 0, 0x3FFF_FFFF, Stored, "LFC", "transmit inter-packet gap";
     AIT      = 0x0458, Rw, Mac, 0, 0x0000_FFFF, Stored, "LF", "adaptive inter-frame spacing throttle";
     TDBAL    = 0x3800, Rw, Mac, 0, 0xFFFF_FFF0, Behaves, "LFDIC", "transmit descriptor base low";
