@@ -11,6 +11,7 @@ mod netlink;
 mod null;
 mod pcap;
 pub mod switch;
+mod sync;
 mod sys;
 mod tap;
 #[cfg(test)]

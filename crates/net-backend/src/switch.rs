@@ -7,7 +7,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{self, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use nic_emu::Time;
@@ -18,6 +17,9 @@ use nic_emu::common::gso::{MAX_HEADERS, Segments};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::backend::{Backend, Meter, Receiver, Room, RxBuf, Sender};
+use bell::Event;
+
+mod bell;
 
 /// Frames of usual length under way in one direction.
 const USUAL: usize = 512;
@@ -48,13 +50,32 @@ pub fn pair() -> io::Result<(Backend, Backend)> {
     Ok((port(a_to_b, a_from_b, a), port(b_to_a, b_from_a, b)))
 }
 
+/// How one half of a direction is woken by the other.
+type Bell = bell::Bell<OwnedFd>;
+
+fn event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+impl Event for OwnedFd {
+    fn set(&self) {
+        // Fails only if the counter is full, and then it is readable as well.
+        let _ = rustix::io::write(self, &1u64.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        // Nothing to read is fine: the bell may not have rung.
+        let _ = rustix::io::read(self, &mut [0; 8]);
+    }
+}
+
 /// One direction of a cable.
 fn way(from: &Arc<Meter>, to: &Arc<Meter>) -> io::Result<(PortSender, PortReceiver)> {
     let (parcels, incoming) = sync_channel(USUAL + LARGE);
     let (back, empties) = sync_channel(USUAL + LARGE);
-    let (room, frames) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
+    let (room, frames) = (Arc::new(Bell::new(event()?)), Arc::new(Bell::new(event()?)));
     // Whoever has not looked yet is to be called.
-    Bell::wait_for(&frames.awaited);
+    frames.wait(|| ());
     let sender = PortSender {
         parcels,
         empties,
@@ -146,43 +167,6 @@ impl Pool {
     }
 }
 
-/// How one half is woken: it found nothing, and will not look before the bell rings.
-struct Bell {
-    event: OwnedFd,
-    awaited: AtomicBool,
-}
-
-impl Bell {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            awaited: AtomicBool::new(false),
-        })
-    }
-
-    /// Wakes whoever waits. What it waits for must have been done before.
-    fn ring(&self) {
-        // It sets its flag and then looks; we have acted and now look at the flag. One of us sees the other.
-        fence(Ordering::SeqCst);
-        if self.awaited.load(Ordering::Relaxed) && self.awaited.swap(false, Ordering::SeqCst) {
-            // Fails only if the counter is full, and then it is readable as well.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// From now on the bell rings. Whoever waits for it has to look once more after this.
-    fn wait(&self) {
-        // Nothing to read is fine: the bell may not have rung.
-        let _ = rustix::io::read(&self.event, &mut [0; 8]);
-        Self::wait_for(&self.awaited);
-    }
-
-    fn wait_for(awaited: &AtomicBool) {
-        awaited.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-    }
-}
-
 impl PortSender {
     /// Where buffers for a frame of `len` bytes are.
     fn pool(&mut self, len: usize) -> &mut Pool {
@@ -196,8 +180,8 @@ impl PortSender {
     /// buffers.
     fn has_room(&mut self, len: usize) -> bool {
         !self.pool(len).free.is_empty() || self.take_back(len) || {
-            self.room.wait();
-            self.take_back(len)
+            let room = self.room.clone();
+            room.wait(|| self.take_back(len))
         }
     }
 
@@ -276,7 +260,7 @@ impl Sender for PortSender {
     }
 
     fn room(&self) -> Option<Room<'_>> {
-        Some(Room::Readable(self.room.event.as_fd()))
+        Some(Room::Readable(self.room.event().as_fd()))
     }
 }
 
@@ -286,8 +270,7 @@ impl PortReceiver {
             return Some(parcel);
         }
         self.call_sender();
-        self.frames.wait();
-        self.incoming.try_recv().ok()
+        self.frames.wait(|| self.incoming.try_recv().ok())
     }
 
     /// Tells the sender that there is room, if it waits for that.
@@ -317,7 +300,7 @@ impl Receiver for PortReceiver {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.frames.event.as_fd())
+        Some(self.frames.event().as_fd())
     }
 }
 

@@ -138,6 +138,7 @@ mod server;
 mod session;
 mod set_irqs;
 mod share;
+mod sync;
 mod version;
 pub mod wire;
 

@@ -39,6 +39,19 @@ impl Calls {
         (asked != self.passed()).then_some(asked)
     }
 
+    /// As [`asked`](Self::asked), and whether it is the one in which all `stops`. That one `other` passes first: whatever
+    /// it has brought forth is here then.
+    pub(crate) fn asked_behind(
+        &self,
+        other: &Self,
+        stops: impl FnOnce() -> bool,
+    ) -> Option<(u64, bool)> {
+        let epoch = self.asked()?;
+        // In this order: who stops says so first, and asks then.
+        let stops = stops();
+        (!stops || other.passed() >= epoch).then_some((epoch, stops))
+    }
+
     /// The queue has passed this epoch.
     pub(crate) fn pass(&self, epoch: u64) {
         self.passed.store(epoch, SeqCst);

@@ -164,12 +164,7 @@ impl Control {
         if self.joint.is_stopped() {
             return self.listen_again;
         }
-        let shared = self.joint.shared();
-        let line = shared.deadline();
-        self.joint.arm(line);
-        // What the queues have moved meanwhile, they may not have compared with this yet.
-        let line = [line, shared.deadline()].into_iter().flatten().min();
-        [line, self.engine.deadline(), self.listen_again]
+        [self.joint.arm(), self.engine.deadline(), self.listen_again]
             .into_iter()
             .flatten()
             .min()

@@ -1,7 +1,7 @@
 //! What the parts of a NIC tell each other, from thread to thread if they live on several.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use guest_mem::{GuestMem, sigbus};
@@ -13,9 +13,10 @@ use rustix::event::epoll;
 use vfio_user::IrqTable;
 
 use super::Waker;
+use super::alarm::Alarm;
 use super::asked::Asked;
 use super::calls::Calls;
-use super::line::Line;
+use super::interrupt::Line;
 use crate::shard::Door;
 
 /// The queues as they are saved and restored.
@@ -48,7 +49,7 @@ pub(crate) struct Joint {
     cable: AtomicBool,
     /// The network is gone, and the cable with it.
     gone: AtomicBool,
-    armed: AtomicU64,
+    alarm: Alarm,
     stopped: AtomicBool,
     over: AtomicBool,
     /// Faults in guest memory that were survived when this was last looked at.
@@ -103,6 +104,15 @@ impl<S: Clone> Side<S> {
     /// The epoch that the queue is to pass; none if it has.
     pub(crate) fn asked(&self) -> Option<u64> {
         self.calls.asked()
+    }
+
+    /// As [`asked`](Self::asked), and whether it is the one in which the NIC stops: that one, the other queue passes first.
+    pub(crate) fn asked_behind<T>(
+        &self,
+        other: &Side<T>,
+        stops: impl FnOnce() -> bool,
+    ) -> Option<(u64, bool)> {
+        self.calls.asked_behind(&other.calls, stops)
     }
 
     /// The queue has passed this epoch.
@@ -177,7 +187,7 @@ impl Joint {
             shared,
             cable: AtomicBool::new(false),
             gone: AtomicBool::new(false),
-            armed: AtomicU64::new(u64::MAX),
+            alarm: Alarm::default(),
             stopped: AtomicBool::new(false),
             over: AtomicBool::new(false),
             faults: AtomicUsize::new(sigbus::faults()),
@@ -229,7 +239,7 @@ impl Joint {
 
     /// The interrupt line and what was sent over it.
     pub(crate) fn irqs(&self) -> &IrqTable {
-        self.line.irqs()
+        self.line.listener()
     }
 
     /// The cable of the backend was plugged or pulled.
@@ -246,15 +256,14 @@ impl Joint {
         }
     }
 
-    /// The control will look at the interrupt line at this time by itself.
-    pub(crate) fn arm(&self, at: Option<Time>) {
-        self.armed.store(at.map_or(u64::MAX, |at| at.0), SeqCst);
+    /// The control will look at the interrupt line by itself when that may change: at this time.
+    pub(crate) fn arm(&self) -> Option<Time> {
+        self.alarm.set(|| self.shared.deadline())
     }
 
     /// Whether the interrupt line may change by itself before the control means to look at it.
     pub(crate) fn is_due_earlier(&self) -> bool {
-        let due = self.shared.deadline();
-        !self.is_stopped() && due.is_some_and(|due| due.0 < self.armed.load(SeqCst))
+        !self.is_stopped() && self.alarm.misses(|| self.shared.deadline())
     }
 
     /// The NIC stops, with the next epoch, or goes on at once: see [`vfio_user::Migration`].

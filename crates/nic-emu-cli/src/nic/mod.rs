@@ -4,10 +4,12 @@
 //! thing that is called in turn; what the others have to know is in the [`Joint`], and their [`Waker`]s wake them.
 
 mod abroad;
+mod alarm;
 mod asked;
 mod calls;
 mod control;
 mod eventfd;
+mod interrupt;
 mod joint;
 mod line;
 mod memory;

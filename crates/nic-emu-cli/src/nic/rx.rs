@@ -132,13 +132,10 @@ impl RxPart {
     /// Lets go of everything that the control has taken away, takes over what it has handed; returns whether there was
     /// anything. A NIC that stops has sent all that it sends to itself before its receive queue is saved.
     pub(super) fn pass_epoch(&mut self, now: Time, rx_buf: &mut RxBuf) -> bool {
-        let Some(asked) = self.joint.rx.asked() else {
+        let (tx, rx) = (&self.joint.tx, &self.joint.rx);
+        let Some((asked, stopping)) = rx.asked_behind(tx, || self.joint.is_stopped()) else {
             return false;
         };
-        let stopping = self.joint.is_stopped();
-        if stopping && self.joint.tx.passed() < asked {
-            return false;
-        }
         self.memory.load();
         self.kick |= self.joint.rx.take_kick();
         if let Some((state, generation)) = self.joint.rx.take_handed() {

@@ -181,7 +181,7 @@ impl Irq {
     pub(super) fn acknowledge(&self, now: Time) -> u32 {
         self.expire(now);
         let causes = self.regs.cell(Reg::ICR, 0).swap(0, SeqCst);
-        self.settle();
+        self.settle(0);
         causes
     }
 
@@ -194,8 +194,8 @@ impl Irq {
     /// Writes ICR: ones clear.
     pub(super) fn clear(&self, causes: u32, now: Time) {
         self.expire(now);
-        self.regs.cell(Reg::ICR, 0).fetch_and(!causes, SeqCst);
-        self.settle();
+        let before = self.regs.cell(Reg::ICR, 0).fetch_and(!causes, SeqCst);
+        self.settle(before & !causes & self.regs.get(Reg::IMS));
     }
 
     /// Writes IMS: ones enable. A cause that is pending already asserts the line.
@@ -207,8 +207,8 @@ impl Irq {
 
     /// Writes IMC: ones disable.
     pub(super) fn disable(&self, causes: u32) {
-        self.regs.cell(Reg::IMS, 0).fetch_and(!causes, SeqCst);
-        self.settle();
+        let before = self.regs.cell(Reg::IMS, 0).fetch_and(!causes, SeqCst);
+        self.settle(before & !causes & self.regs.get(Reg::ICR));
     }
 
     /// Forgets causes, timers and throttle; the other registers are reset with the rest.
@@ -239,7 +239,7 @@ impl Irq {
         self.tx.restore(saved.tx, LONGEST_DELAY, now);
         self.rx.restore(saved.rx, LONGEST_DELAY, now);
         self.asserted.store(saved.asserted, SeqCst);
-        self.settle();
+        self.settle(self.pending());
     }
 
     fn pending(&self) -> u32 {
@@ -251,9 +251,10 @@ impl Irq {
     }
 
     /// The line drops the moment its last cause goes: one that comes before the next poll is a new assertion and has to
-    /// wait for ITR.
-    fn settle(&self) {
-        if self.pending() == 0 {
+    /// wait for ITR. `left` is what that moment has left: a queue may have raised the next one since, of which nobody
+    /// would send a message if the line seemed never to have dropped.
+    fn settle(&self, left: u32) {
+        if left == 0 {
             self.asserted.store(false, SeqCst);
         }
     }

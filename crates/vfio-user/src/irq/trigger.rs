@@ -1,26 +1,24 @@
 //! Where an interrupt goes: an eventfd that the client hands over, and exchanges at any time.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
-use arc_swap::ArcSwapOption;
-use rustix::io::write;
+use super::eventfd::{Eventfd, signal};
+use crate::sync::{ArcSwapOption, AtomicPtr, AtomicU64, Ordering, fence};
 
 /// An exchangeable eventfd, and how often it was written.
 #[derive(Debug, Default)]
 pub(super) struct Trigger {
-    fd: ArcSwapOption<OwnedFd>,
+    fd: ArcSwapOption<Eventfd>,
     /// What `fd` is or is about to become; compared, never followed.
-    next: AtomicPtr<OwnedFd>,
+    next: AtomicPtr<Eventfd>,
     sent: AtomicU64,
 }
 
 impl Trigger {
     /// From now on interrupts go to `fd`; none means nowhere. True if an eventfd was there before, which somebody
     /// may still be about to write. Whoever sends meanwhile may fail; the caller looks afterwards what is pending.
-    pub(super) fn set(&self, fd: Option<Arc<OwnedFd>>) -> bool {
+    pub(super) fn set(&self, fd: Option<Arc<Eventfd>>) -> bool {
         let next = fd.as_ref().map_or(ptr::null(), Arc::as_ptr);
         self.next.store(next.cast_mut(), Ordering::Release);
         fence(Ordering::SeqCst);
@@ -40,8 +38,7 @@ impl Trigger {
     pub(super) fn send(&self) -> bool {
         let fd = self.fd.load();
         let Some(fd) = &*fd else { return false };
-        // A full counter (EAGAIN) has the interrupt pending anyway; other errors are the client's affair.
-        let _ = write(fd.as_fd(), &1_u64.to_ne_bytes());
+        signal(fd);
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.is_current(fd)
     }
@@ -50,7 +47,7 @@ impl Trigger {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn is_current(&self, fd: &Arc<OwnedFd>) -> bool {
+    fn is_current(&self, fd: &Arc<Eventfd>) -> bool {
         ptr::eq(self.next.load(Ordering::Acquire), Arc::as_ptr(fd))
     }
 }
