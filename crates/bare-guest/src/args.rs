@@ -47,6 +47,8 @@ pub struct Args {
     pub halt: bool,
     /// `keep=1`: each interrupt is acknowledged only when it has come a second time.
     pub keep: bool,
+    /// `fcs=0`: frames leave without an FCS though the driver asks for none.
+    pub fcs: bool,
 }
 
 impl Default for Args {
@@ -62,6 +64,7 @@ impl Default for Args {
             linger: 0,
             halt: false,
             keep: false,
+            fcs: true,
         }
     }
 }
@@ -117,6 +120,7 @@ impl Args {
                 "linger" => args.linger = within("linger", 0, 600_000)?,
                 "halt" => args.halt = within("halt", 0, 1)? == 1,
                 "keep" => args.keep = within("keep", 0, 1)? == 1,
+                "fcs" => args.fcs = within("fcs", 0, 1)? == 1,
                 _ => {}
             }
         }

@@ -117,7 +117,8 @@ impl Direct {
             let mut burst = TxBurst::new();
             let fetched = self.tx.fetch(&mem, &mut burst, self.now);
             let looped = burst.loopback();
-            for frame in burst.frames() {
+            // A frame whose FCS the driver has made wrong is taken by no station.
+            for frame in burst.frames().filter(|frame| !frame.offload.bad_fcs) {
                 let Some(mut segments) = Segments::new(frame) else {
                     continue;
                 };

@@ -79,6 +79,8 @@ struct Road {
     fate: Fate,
     /// Due, and what is known about it: of what the guest sends, what it left to do.
     held: Held<(Time, RxMeta)>,
+    /// Damage is told, since it comes out at a NIC. A network gets damaged frames as they are: nobody has made their FCS.
+    told: bool,
     /// A segment; empty until there is one.
     scratch: Vec<u8>,
 }
@@ -100,13 +102,19 @@ impl Fault {
             name: format!("fault over {}", inner.name),
             tx: Box::new(FaultSender {
                 inner: inner.tx,
-                road: Road::new(fate(options.direction != Direction::Rx, options.seed)),
+                road: Road::new(
+                    fate(options.direction != Direction::Rx, options.seed),
+                    false,
+                ),
                 retry_at: None,
                 counters: inner.counters.clone(),
             }),
             rx: Box::new(FaultReceiver {
                 inner: inner.rx,
-                road: Road::new(fate(options.direction != Direction::Tx, !options.seed)),
+                road: Road::new(
+                    fate(options.direction != Direction::Tx, !options.seed),
+                    true,
+                ),
                 ran_at: Time::ZERO,
                 counters: inner.counters.clone(),
             }),
@@ -116,10 +124,11 @@ impl Fault {
 }
 
 impl Road {
-    fn new(fate: Fate) -> Self {
+    fn new(fate: Fate, told: bool) -> Self {
         Self {
             fate,
             held: Held::new(HELD_FRAMES, HELD_BYTES),
+            told,
             scratch: Vec::new(),
         }
     }
@@ -192,7 +201,8 @@ impl Road {
             if self.fate.damages() {
                 self.fate.damage(segment);
                 way.corrupted.add_alone(1);
-                (meta.csum, meta.bad_fcs) = (RxCsum::Unknown, true);
+                meta.csum = RxCsum::Unknown;
+                meta.bad_fcs |= self.told;
             }
             let kept = self
                 .held

@@ -231,7 +231,11 @@ fn left_to_do(offload: Offload, frame: &mut [u8]) -> RxMeta {
         && csum.field(frame.len().min(MAX_HEADERS)).is_none()
     {
         csum.complete(frame);
-        return RxMeta::default();
+        return Offload {
+            csum: None,
+            ..offload
+        }
+        .into();
     }
     offload.into()
 }

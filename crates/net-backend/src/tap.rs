@@ -117,6 +117,10 @@ impl TapSender {
         if self.tap.is_gone() {
             return Sent::Refused(Errno::BADFD);
         }
+        // The host would take it for a good one.
+        if frame.offload.bad_fcs {
+            return Sent::Refused(Errno::BADMSG);
+        }
         let tun = &self.tap.tun;
         if covered {
             let hdr = VnetHdr::of(frame.offload);

@@ -83,7 +83,11 @@ pub(crate) fn leave_udp_checksum(frame: &[u8]) -> (Vec<u8>, Offload) {
         start: 34,
         offset: 6,
     });
-    (frame, Offload { csum, gso: None })
+    let offload = Offload {
+        csum,
+        ..Offload::default()
+    };
+    (frame, offload)
 }
 
 /// A TCP super-frame from A to B with its segmentation and checksums left to do.
@@ -107,6 +111,7 @@ pub(crate) fn tcp_super(seq: u32, mss: u16, payload: &[u8]) -> (Vec<u8>, Offload
             hdr_len: 54,
             mss,
         }),
+        bad_fcs: false,
     };
     (frame, offload)
 }

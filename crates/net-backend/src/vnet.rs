@@ -97,7 +97,7 @@ mod tests {
         fn a_request_survives_the_header(start in 0u16..1000, offset: u16, kind in kinds(), hint: u16, mss: u16, words in 5u16..=15) {
             let csum = Csum { start, offset };
             let gso = |hdr_len| Some(Gso { kind, hdr_len, mss });
-            let hdr = VnetHdr::of(Offload { csum: Some(csum), gso: gso(hint) });
+            let hdr = VnetHdr::of(Offload { csum: Some(csum), gso: gso(hint), bad_fcs: false });
             let mut frame = vec![0; 2000];
             frame[usize::from(start) + 12] = (words << 4) as u8;
             let meta = hdr.meta(&frame).unwrap();
@@ -132,6 +132,7 @@ mod tests {
                 hdr_len: 54,
                 mss: 1448,
             }),
+            bad_fcs: false,
         });
         assert_eq!(hdr.as_bytes(), [1, 1, 54, 0, 0xa8, 5, 0x22, 1, 16, 0]);
     }

@@ -258,7 +258,11 @@ impl Nic {
     }
 
     /// Gives the host what goes on the wire for `frame`; whether it took all of it. What it took, it is not offered again.
+    /// Frames come to it without their FCS, so one whose FCS is wrong ends here.
     fn send(&mut self, frame: TxFrame<'_>) -> bool {
+        if frame.offload.bad_fcs {
+            return true;
+        }
         self.scratch.resize(MAX_SUPER_FRAME, 0);
         if let Some(mut segments) = Segments::new(frame) {
             let mut number = 0;

@@ -215,6 +215,19 @@ fn loopback_reaches_the_receiver_and_not_the_host() {
     host.with(|state| assert_eq!(state.ram[RX_DATA..][..60], [6; 60]));
 }
 
+/// The host gets no FCS, and would take the frame for a good one.
+#[test]
+fn a_frame_with_a_wrong_fcs_ends_before_the_host() {
+    let (mut nic, host) = nic();
+    host.put(TX_DATA, &[6; 64]);
+    let without_ifcs = LEGACY & !(1 << 25) | 64;
+    host.descriptor(TX_RING, TX_DATA, without_ifcs);
+    host.descriptor(TX_RING + 16, TX_DATA, LEGACY | 64);
+    set(&mut nic, Reg::TDT, 2);
+    assert_eq!(host.sent(), 1);
+    assert_eq!(nic.control().counters().tx_bad_fcs, 1);
+}
+
 #[test]
 fn reception_pauses_and_says_when_it_goes_on() {
     let (mut nic, host) = nic();

@@ -68,9 +68,16 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | which read clears a 64-bit statistic | that of the high half clears both | DPDK relies on it for TOR and TOT; VirtualBox clears each half by itself | as the manual says |
 | TPR, TOR while the receiver is off | not counted (so the family's later manuals) | | not counted |
 | RLEC | undersize and oversize | DPDK counts it among errors in place of RUC and ROC; often taken for a length field that is wrong | as the manual says |
-| ROC, RJC | ROC does not speak of the CRC, RJC is for a bad one | the family's later manuals: ROC with a good CRC | ROC good, RJC bad |
 | CRCERRS of a frame that is too long | any of 64 bytes and more | Linux adds up CRCERRS and ROC but not RJC | counts, beside RJC |
 | VLE and VLAN field of a segmented packet | in its first data descriptor | Linux, FreeBSD and DPDK set them in all; QEMU takes them from any that has VLE | in its first |
+| packet checksum with RXCSUM.PCSS 0, as after reset | the sum of the whole frame | none of these drivers reads it; Linux and FreeBSD leave PCSS 0 | 0: it would be a pass over every frame, for nobody. From bytes 1 to 255 on as the manual says, of what is stored |
+| whether the packet checksum is complemented | it is called the one's complement | the family's later manuals: unadjusted | not complemented |
+| a wrong FCS in a packet without IFCS | is sent like a right one | QEMU sends any FCS as data; the crate `e1000-driver` never sets IFCS, so what it is given without an FCS is lost on the part | counted (`tx_bad_fcs`); a CRC error to a NIC, and no network takes it |
+| what a packet without IFCS has its FCS compared with | the family's later manuals: IFCS must be set with padding, tags, checksums | | with what leaves: its tag, checksums and padding included |
+| payload length of IPv6 segments | MSS + HDRLEN - IPCSS, which counts the IPv6 header | QEMU and gem5 as the manual; bhyve and the family's later manuals 40 less | 40 less, or nobody could receive them |
+| CWR in the segments of a packet | untouched: only FIN and PSH are cleared | Linux without the hardware: in the first one only | in the first one only |
+| SNAP before the headers of a packet to be segmented | a length field of 802.3 is not spoken of | no driver | refused, TSCTFC |
+| segments of one packet | no bound | Linux makes 1365 at most | 2048; more are refused, TSCTFC |
 | RXCSUM after reset | TUOFL 0 | DPDK offers TCP and UDP checksums, sets IPOFL only and leaves TUOFL as it finds it | 0, so DPDK hears of IP's only |
 | VLE while CTRL.VME is off | no tag | DPDK sets VLE, but VME only where it strips tags | no tag |
 | interrupts for a user's driver | | DPDK asks vfio for MSI-X even of a part that has none; `--vfio-intr=legacy` takes INTx | INTx |

@@ -389,13 +389,43 @@ fn partial_checksums_are_filled_in() {
     }
 }
 
+/// Of what is stored: without the tag if that is taken out, with padding, with the FCS if that is kept; of all that lies
+/// in however many buffers.
 #[test]
 fn a_packet_checksum_starts_where_the_driver_says() {
-    let mut nic = Nic::new();
-    nic.set(Reg::RXCSUM, 14);
-    let frame = Flow::TCP4.packet(1, 2, 0x10, b"data");
-    nic.give(&frame);
-    assert_eq!(nic.word(RX_RING + 8) >> 16, u32::from(sum(&frame[14..])));
+    let tagged = Flow {
+        vlan: Some(7),
+        ..Flow::UDP4
+    };
+    let mut frames = vec![broadcast(15), broadcast(60), broadcast(3001)];
+    for flow in [Flow::TCP4, Flow::TCP6, tagged] {
+        frames.push(flow.packet(1, 2, 0x10, b"data"));
+        frames.push(flow.packet(1, 2, 0x10, &[0xA5; 1001]));
+    }
+    for (frame, secrc, vme) in frames
+        .iter()
+        .flat_map(|frame| [0, SECRC].map(|secrc| (frame, secrc)))
+        .flat_map(|(frame, secrc)| [0, VME].map(|vme| (frame, secrc, vme)))
+    {
+        let mut want = stored(frame, secrc != 0);
+        if vme != 0 && frame[12..14] == [0x81, 0] {
+            want.drain(12..16);
+        }
+        for start in [1, 13, 14, 18, 61, 255] {
+            let mut nic = Nic::new();
+            nic.set(Reg::RCTL, EN | UPE | BAM | LPE | secrc | 3 << 16);
+            nic.set(Reg::CTRL, 1 << 6 | vme);
+            nic.set(Reg::RXCSUM, start as u32);
+            nic.give(frame);
+            let last = want.len().div_ceil(256) as u64 - 1;
+            assert_eq!(
+                nic.word(RX_RING + 16 * last + 8) >> 16,
+                u32::from(sum(want.get(start..).unwrap_or(&[]))),
+                "{} bytes from {start}, SECRC {secrc:x}, VME {vme:x}",
+                frame.len()
+            );
+        }
+    }
 }
 
 #[test]

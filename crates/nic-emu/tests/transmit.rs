@@ -3,11 +3,11 @@
 mod support;
 
 use guest_mem::{Access, GuestMem, Mapping};
-use nic_emu::common::frame::{Features, TxBurst};
+use nic_emu::common::frame::{Features, RxFrame, TxBurst};
 use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::tx::Fetch;
 use proptest::prelude::*;
-use support::packets::{Flow, broadcast, flows};
+use support::packets::{Flow, broadcast, crc, flows};
 use support::*;
 
 fn payload(len: usize) -> Vec<u8> {
@@ -428,14 +428,78 @@ fn short_frames_are_padded_if_asked() {
 #[test]
 fn without_ifcs_the_last_four_bytes_are_the_fcs() {
     let mut nic = Nic::new();
-    for len in [64, 200, 1518] {
-        nic.legacy(0, &broadcast(len), EOP);
-        assert_eq!(nic.send()[0].bytes, broadcast(len)[..len - 4]);
-        // The FCS in two descriptors.
-        nic.legacy(0, &broadcast(len)[..len - 2], 0);
-        nic.legacy(0x1000, &broadcast(len)[len - 2..], EOP);
-        assert_eq!(nic.send()[0].bytes, broadcast(len)[..len - 4]);
+    for len in [14, 60, 200, 1514] {
+        let frame = broadcast(len);
+        let right = [&frame[..], &crc(&frame).to_le_bytes()].concat();
+        for damage in [0, 1] {
+            let mut bytes = right.clone();
+            bytes[len + 3] ^= damage;
+            nic.legacy(0, &bytes, EOP);
+            // The FCS in two descriptors.
+            nic.legacy(0x1000, &bytes[..len + 2], 0);
+            nic.legacy(0x2000, &bytes[len + 2..], EOP);
+            for sent in nic.send() {
+                assert_eq!(sent.bytes, frame);
+                assert_eq!(sent.offload.bad_fcs, damage != 0, "{len}");
+            }
+        }
     }
+    assert_eq!(nic.control.counters().tx_bad_fcs, 8);
+    assert_eq!(nic.get(Reg::TPT), 16, "the part sends them all the same");
+}
+
+/// It is the FCS of the frame that leaves: with its tag, checksums and padding.
+#[test]
+fn an_fcs_of_the_drivers_own_is_not_mended() {
+    const VME: u32 = 1 << 30;
+    let flow = Flow::TCP4;
+    let whole = flow.packet(3, 4, 0x10, &payload(100));
+    let mut bytes = flow.unfinished(3, 4, 0x10, &payload(100), false);
+    bytes[24..26].copy_from_slice(&whole[24..26]);
+    let tagged = [&whole[..12], &[0x81, 0, 0, 7], &whole[12..]].concat();
+    for (of, vle, good) in [
+        (&whole, 0, true),
+        (&tagged, VLE, true),
+        (&whole, VLE, false),
+        (&bytes, 0, false),
+    ] {
+        let mut nic = Nic::new();
+        nic.set(Reg::CTRL, 1 << 6 | VME);
+        let given = [&bytes[..], &crc(of).to_le_bytes()].concat();
+        nic.mem.write(TX_DATA, &given).unwrap();
+        let (cso, css) = (flow.field() as u32, flow.l4() as u32);
+        nic.push(
+            TX_DATA,
+            given.len() as u32 | cso << 16 | EOP | IC | vle,
+            css << 8 | 7 << 16,
+        );
+        let sent = nic.send().remove(0);
+        let want = if vle == 0 { &whole } else { &tagged };
+        assert_eq!((&sent.wire[0], sent.offload.bad_fcs), (want, !good));
+    }
+    let mut nic = Nic::new();
+    nic.set(Reg::TCTL, 1 << 1 | 1 << 3);
+    let short = broadcast(20);
+    nic.legacy(0, &[&short[..], &crc(&short).to_le_bytes()].concat(), EOP);
+    let sent = nic.send().remove(0);
+    assert!(sent.offload.bad_fcs && sent.bytes.len() == 60);
+}
+
+/// The same NIC receives what it sends to itself.
+#[test]
+fn a_wrong_fcs_is_a_crc_error_to_whoever_receives_it() {
+    let mut nic = Nic::new();
+    let frame = broadcast(100);
+    for damage in [0, 0x80] {
+        let mut fcs = crc(&frame).to_le_bytes();
+        fcs[0] ^= damage;
+        nic.legacy(0, &[&frame[..], &fcs].concat(), EOP);
+        let Sent { bytes, offload, .. } = nic.send().remove(0);
+        let meta = offload.into();
+        nic.deliver(RxFrame { data: &bytes, meta });
+    }
+    assert_eq!((nic.get(Reg::GPTC), nic.get(Reg::GPRC)), (2, 1));
+    assert_eq!(nic.get(Reg::CRCERRS), 1);
 }
 
 #[test]

@@ -189,12 +189,18 @@ impl Cable {
         self.put(frame, true);
     }
 
-    /// The next frame that the device sent, and whether it was the device that made its L4 checksum.
+    /// The next frame that the device sent, and whether it was the device that made its L4 checksum. One with a wrong FCS
+    /// ends here, as with any station.
     pub fn collect_summed(&mut self) -> Option<(Vec<u8>, bool)> {
         if let Some(frame) = self.under_way.pop_front() {
             return Some(frame);
         }
-        let frame = self.port.rx.recv(&mut self.buffer, Time(0))?;
+        let frame = loop {
+            let frame = self.port.rx.recv(&mut self.buffer, Time(0))?;
+            if !frame.meta.bad_fcs {
+                break frame;
+            }
+        };
         let summed = frame.meta.csum != RxCsum::Unknown;
         let mut segments = Segments::new(frame.into())?;
         let mut buffer = vec![0; segments.max_len()];

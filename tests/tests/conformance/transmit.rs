@@ -17,7 +17,7 @@ use crate::{checks, ensure, ensure_eq};
 pub(crate) fn all() -> Vec<Check> {
     checks!("transmit": legacy_frame, all_sizes, data_descriptors, short_frames_are_padded,
         many_descriptors, single_byte_descriptors, split_over_tail_writes, waits_for_enable,
-        stops_when_disabled, ring_wraps, order_is_kept, fcs_of_the_driver, rs_sets_dd, rps_sets_dd,
+        stops_when_disabled, ring_wraps, order_is_kept, fcs_of_the_driver, wrong_fcs_of_the_driver, rs_sets_dd, rps_sets_dd,
         no_rs_no_write_back, context_reports_status, write_back_keeps_the_rest,
         empty_descriptor_in_packet, null_address_sends_nothing, head_equals_tail_is_empty,
         head_or_tail_beyond_the_ring, txqe_when_empty, vlan_tag_is_inserted, vlan_needs_vme,
@@ -178,6 +178,18 @@ fn fcs_of_the_driver(m: &mut dyn Machine) -> Outcome {
     let addr = place(&mut nic, &[&frame[..], &fcs(&frame)].concat());
     push(&mut nic, &[legacy(addr, 104, EOP | RS)]);
     sends(&mut nic, &[frame])
+}
+
+/// No station takes a frame whose FCS is wrong, and only the driver can have made it so.
+fn wrong_fcs_of_the_driver(m: &mut dyn Machine) -> Outcome {
+    let mut nic = start(m, Config::default())?;
+    let bad = plain(PEER, nic.mac, 104, 11);
+    let addr = place(&mut nic, &bad);
+    let first = push(&mut nic, &[legacy(addr, 104, EOP | RS)]);
+    done(&mut nic, first)?;
+    let good = plain(PEER, nic.mac, 100, 12);
+    send(&mut nic, &good, Offload::None)?;
+    sends(&mut nic, &[good])
 }
 
 /// Waits until descriptor `index` is done.

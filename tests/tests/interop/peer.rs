@@ -2,11 +2,12 @@
 //! what it shows of both devices.
 //!
 //! Three of its ways are its own. It sets no IFCS, so the part takes the last four bytes of each frame for the FCS that the
-//! driver has brought (8254x manual, 3.3.3.1); QEMU's sends them on as data. It overwrites the address from the EEPROM by
+//! driver has brought (8254x manual, 3.3.3.1), and if they are none, whoever receives the frame drops it; QEMU's sends them
+//! on as data. It overwrites the address from the EEPROM by
 //! a constant. And it leaves the upper halves of both ring addresses as the reset left them.
 
 use anyhow::{Result, ensure};
-use guest_driver::packet::plain;
+use guest_driver::packet::{fcs, plain};
 use libtest_mimic::Trial;
 use nic_emu_lab::Lab;
 use nic_emu_tests::machine::MAC;
@@ -17,8 +18,6 @@ use crate::running::{Setup, Whose, number};
 
 /// Whom the driver makes the device, in whatever machine.
 const STATION: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x55];
-/// What the guest puts behind each frame, where the driver has an FCS go.
-const INSTEAD_OF_FCS: [u8; 4] = [0xFC; 4];
 /// Fewer on their way than its rings have descriptors.
 const WINDOW: usize = 100;
 const RXT0: u64 = 1 << 7;
@@ -26,11 +25,37 @@ const RXT0: u64 = 1 << 7;
 pub(crate) fn checks(lab: &Lab) -> Vec<Trial> {
     [Whose::Ours, Whose::Qemus]
         .into_iter()
-        .map(|whose| {
-            let name = format!("interop::peer::{whose}::echo");
-            check(name, lab, move |lab| echo(lab, whose))
+        .flat_map(|whose| {
+            let name = |what| format!("interop::peer::{whose}::{what}");
+            [
+                check(name("echo"), lab, move |lab| echo(lab, whose)),
+                check(name("without_fcs"), lab, move |lab| without_fcs(lab, whose)),
+            ]
         })
         .collect()
+}
+
+/// Who takes the driver's word for it and gives it frames without an FCS is heard on QEMU's device, and by nobody on ours,
+/// as on the part.
+fn without_fcs(lab: &Lab, whose: Whose) -> Result<String> {
+    let frames: Vec<_> = (0..WINDOW)
+        .map(|number| plain(STATION, PEER, 60 + number * 14, number as u32))
+        .collect();
+    let setup = Setup {
+        peer: true,
+        ..Setup::new(whose)
+    };
+    let running = setup.start(lab, &format!("count={WINDOW} idle=20000 fcs=0"))?;
+    let ended = running.run_with("echo", &frames, WINDOW)?;
+    let echo = ended.record("echo")?;
+    ensure!(number(echo, "frames")? == WINDOW as u64, "{echo:?}");
+    let expected = match whose {
+        Whose::Ours => 0,
+        Whose::Qemus => WINDOW,
+    };
+    let came = ended.frames.len();
+    ensure!(came == expected, "{came} frames came back, not {expected}");
+    Ok(format!("{came} of {WINDOW} frames came back"))
 }
 
 /// Frames of all sizes to the driver's address and to all come back, in order; those to the address in the EEPROM, which
@@ -65,7 +90,7 @@ fn echo(lab: &Lab, whose: Whose) -> Result<String> {
         frame[..6].copy_from_slice(&PEER);
         frame[6..12].copy_from_slice(&STATION);
         if whose == Whose::Qemus {
-            frame.extend(INSTEAD_OF_FCS);
+            frame.extend(fcs(&frame));
         }
         ensure!(*back == frame, "frame {number} came back as {back:02x?}");
     }

@@ -12,6 +12,7 @@ use bare_guest::report;
 use bare_guest::report::Serial;
 use e1000_driver::e1000::{E1000Device, KernelFunc};
 use guest_driver::Bus;
+use guest_driver::packet::fcs;
 use guest_driver::regs::pci;
 
 /// PCI's COMMAND: memory decodes, and the device may reach RAM.
@@ -33,8 +34,8 @@ impl KernelFunc for Kernel {
     fn dma_free_coherent(&mut self, _: usize, _: usize) {}
 }
 
-/// Brings the card up and sends `args.count` frames back, each as it came but for its addresses, with 4 bytes behind it:
-/// the driver never asks for an FCS (IFCS), so it has to be among what it is given.
+/// Brings the card up and sends `args.count` frames back, each as it came but for its addresses, with its FCS behind it:
+/// the driver never asks for one (IFCS), so it has to be among what it is given. `args.fcs` off leaves it out.
 ///
 /// # Errors
 ///
@@ -76,7 +77,7 @@ pub(crate) fn run(
                     report!(serial, "hearing");
                 }
                 heard = true;
-            } else if send_back(black_box(&mut device), &mut frame) {
+            } else if send_back(black_box(&mut device), &mut frame, args.fcs) {
                 returned += 1;
             } else {
                 refused += 1;
@@ -97,9 +98,11 @@ pub(crate) fn run(
 }
 
 /// Whether the driver took it.
-fn send_back(device: &mut E1000Device<'_, Kernel>, frame: &mut Vec<u8>) -> bool {
+fn send_back(device: &mut E1000Device<'_, Kernel>, frame: &mut Vec<u8>, with_fcs: bool) -> bool {
     frame.copy_within(6..12, 0);
     frame[6..12].copy_from_slice(&STATION);
-    frame.extend([0xFC; 4]);
+    if with_fcs {
+        frame.extend(fcs(frame));
+    }
     device.e1000_transmit(frame) == frame.len() as i32
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fault::{Fault, FaultOptions};
 use crate::testing::*;
 use nic_emu::common::frame::{Csum, Offload};
 use std::net::Ipv4Addr;
@@ -67,7 +68,11 @@ fn a_checksum_far_behind_the_headers_is_made_on_the_way() {
     let (mut a, mut b) = pair().unwrap();
     let request = |start| {
         let csum = Some(Csum { start, offset: 6 });
-        (frame(1, 1000), Offload { csum, gso: None })
+        let offload = Offload {
+            csum,
+            ..Offload::default()
+        };
+        (frame(1, 1000), offload)
     };
     let requests = [request(251), request(252)];
     assert_eq!(a.tx.send(&burst(&requests), NOW), 2);
@@ -80,6 +85,25 @@ fn a_checksum_far_behind_the_headers_is_made_on_the_way() {
         [made.data.to_vec()],
         *on_the_wire(burst(&requests).frame(1))
     );
+}
+
+/// The NIC at the other end counts it, like one at the end of a cable.
+#[test]
+fn a_wrong_fcs_arrives_as_such_even_through_a_fault_injector() {
+    let bad_fcs = Offload {
+        bad_fcs: true,
+        ..Offload::default()
+    };
+    let requests = [
+        (frame(1, 100), bad_fcs),
+        (frame(2, 100), Offload::default()),
+    ];
+    let (a, mut b) = pair().unwrap();
+    let mut injector = Fault::around(a, FaultOptions::default());
+    assert_eq!(injector.tx.send(&burst(&requests), NOW), 2);
+    let mut buf = RxBuf::new();
+    let found = [(); 2].map(|()| b.rx.recv(&mut buf, NOW).unwrap().meta.bad_fcs);
+    assert_eq!(found, [true, false]);
 }
 
 #[test]

@@ -165,6 +165,26 @@ fn lost_news_are_asked_for_again() {
     });
 }
 
+/// There is no FCS on a TAP by which the host could tell.
+#[test]
+fn a_frame_with_a_wrong_fcs_is_dropped_and_counted() {
+    in_netns(|| {
+        let mut tap = Tap::create(&named("tap0")).unwrap();
+        expect_link(&mut tap, true);
+        let frame = udp((MAC_A, GUEST), (MAC_B, HOST), [1, 2], b"x");
+        let requests = [true, false].map(|bad_fcs| {
+            let offload = Offload {
+                bad_fcs,
+                ..Offload::default()
+            };
+            (frame.clone(), offload)
+        });
+        assert_eq!(tap.tx.send(&burst(&requests), NOW), 2);
+        let counters = tap.rx.tap.counters.counters();
+        assert_eq!((counters.tx_dropped, counters.tx_frames), (1, 1));
+    });
+}
+
 #[test]
 fn a_deleted_tap_is_noticed_and_silent() {
     in_netns(|| {

@@ -104,13 +104,16 @@ impl Csum {
     }
 }
 
-/// What the sender of a frame left for somebody else to do. Maps one to one on a `virtio_net_hdr`.
+/// What the sender of a frame left for somebody else to do, as a `virtio_net_hdr` has it; and what nobody can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
     /// A checksum to fill in.
     pub csum: Option<Csum>,
     /// A super-frame to cut up; `csum` is set as well then.
     pub gso: Option<Gso>,
+    /// The driver brought an FCS of its own (no IFCS), and it is wrong: whoever receives the frame counts a CRC error,
+    /// and a network that has no FCS drops it. Nothing else is left to do then.
+    pub bad_fcs: bool,
 }
 
 /// Which offload requests a backend passes on. What it does not, it does itself with [`super::gso::Segments`].
@@ -419,7 +422,7 @@ pub struct RxMeta {
     pub csum: RxCsum,
     /// A super-frame, to be cut up by the model before delivery.
     pub gso: Option<Gso>,
-    /// The frame was damaged on the wire (a fault injector says so).
+    /// The frame was damaged on the wire (a fault injector says so), or its sender gave it a wrong FCS.
     pub bad_fcs: bool,
 }
 
@@ -437,7 +440,7 @@ impl From<Offload> for RxMeta {
         Self {
             csum: offload.csum.map_or(RxCsum::Unknown, RxCsum::Partial),
             gso: offload.gso,
-            bad_fcs: false,
+            bad_fcs: offload.bad_fcs,
         }
     }
 }
@@ -479,6 +482,7 @@ impl<'a> From<RxFrame<'a>> for TxFrame<'a> {
             offload: Offload {
                 csum,
                 gso: meta.gso,
+                bad_fcs: meta.bad_fcs,
             },
             len: data.len(),
         }

@@ -127,6 +127,7 @@ impl Flow {
                 hdr_len: self.headers() as u16,
                 mss: self.mss as u16,
             }),
+            bad_fcs: false,
         };
         (f, offload)
     }

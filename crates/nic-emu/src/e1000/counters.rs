@@ -20,6 +20,8 @@ crate::counters! {
         tx_bytes,
         /// Packets of the guest that were dropped for being malformed.
         tx_malformed,
+        /// Frames that left with the wrong FCS that the driver had given them.
+        tx_bad_fcs,
         /// Frames received for the guest: placed in its buffers, or waiting for them.
         rx_frames,
         /// Their bytes, without FCS.

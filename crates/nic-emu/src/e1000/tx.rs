@@ -569,8 +569,10 @@ impl TxQueue {
         let mut tally = Tally::default();
         let pad = self.shared.regs.get(Reg::TCTL) & tctl::PSP != 0;
         let shortest = if pad { MIN_FRAME } else { 0 };
+        let mut bad_fcs = 0;
         for frame in burst.frames().take(accepted) {
             let dst = *frame.head.first_chunk().expect("a frame has a header");
+            bad_fcs += u64::from(frame.offload.bad_fcs);
             match frame.offload.gso {
                 None => tally.add(dst, frame.len(), 1),
                 Some(Gso { hdr_len, mss, .. }) => {
@@ -588,6 +590,7 @@ impl TxQueue {
         let (frames, bytes) = tally.totals();
         counters.tx_frames.add(frames);
         counters.tx_bytes.add(bytes);
+        counters.tx_bad_fcs.add(bad_fcs);
         regs.stat_add(Reg::TPT, frames as u32);
         regs.stat_add64(Reg::TOTL, bytes + frames * FCS as u64);
         tally.flush(regs, &tally::SENT);

@@ -142,7 +142,7 @@ impl Placing<'_> {
         if owned == 0 || (!*keep && (owned as usize) < stored.div_ceil(how.buffer)) {
             return Place::NoDescriptor;
         }
-        let word = describe(head, rest, how, valid);
+        let word = describe(head, len, chunks, how, valid);
         let minimum = ring.len() >> how.minimum_shift;
 
         for _ in 0..MAX_DESCRIPTORS {
@@ -218,9 +218,9 @@ impl Batch {
     }
 }
 
-/// The descriptor's last word, except for its length.
+/// The descriptor's last word, except for its length, of a frame of `len` bytes that is stored as `chunks`.
 #[inline]
-fn describe(head: &[u8], rest: &[u8], how: &How, valid: bool) -> RxWord {
+fn describe(head: &[u8], len: usize, chunks: &[&[u8]], how: &How, valid: bool) -> RxWord {
     let mut word = RxWord::new()
         .with_pif(how.inexact)
         .with_ce(how.bad_fcs)
@@ -230,19 +230,24 @@ fn describe(head: &[u8], rest: &[u8], how: &How, valid: bool) -> RxWord {
     // who says where it has to start.
     let start = (how.checksums & rxcsum::PCSS) as usize;
     if start > 0 {
-        word.set_csum(packet_checksum(head, rest, start));
+        word.set_csum(packet_checksum(chunks, start));
     }
     match how.checksums & (rxcsum::IPOFL | rxcsum::TUOFL) {
         0 => word.with_ixsm(true),
-        enabled => checksum::report(word, head, head.len() + rest.len(), enabled, valid),
+        enabled => checksum::report(word, head, len, enabled, valid),
     }
 }
 
+/// The sum of a frame as it is stored, without its tag and with its FCS as the driver has asked for, from byte `start`
+/// on (8254x manual, 3.2.9).
 #[inline(never)]
-fn packet_checksum(head: &[u8], rest: &[u8], start: usize) -> u16 {
+fn packet_checksum(chunks: &[&[u8]], mut start: usize) -> u16 {
     let mut sum = Sum::new();
-    sum.add(head.get(start..).unwrap_or(&[]));
-    sum.add(rest.get(start.saturating_sub(head.len())..).unwrap_or(&[]));
+    for chunk in chunks {
+        let skipped = start.min(chunk.len());
+        start -= skipped;
+        sum.add(&chunk[skipped..]);
+    }
     sum.fold()
 }
 

@@ -1,6 +1,5 @@
 //! One packet on its way out: what its descriptors said, and the frame that becomes of it.
 
-use arrayvec::ArrayVec;
 use guest_mem::{Access, DmaError, GuestMem, GuestSlice, Reach};
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +7,8 @@ use super::super::desc::{Context, POPTS_IXSM, POPTS_TXSM, Range, TxDesc, TxKind,
 use super::BOUNCE;
 use crate::common::checksum;
 use crate::common::frame::{
-    BURST_SLICES, Csum, ETH_HEADER, ETH_TYPE, FCS, Gso, GsoKind, MAX_SUPER_FRAME, MIN_FRAME,
-    Offload, TxBurst, VLAN_TAG,
+    Csum, ETH_HEADER, ETH_TYPE, FCS, Gso, GsoKind, MAX_SUPER_FRAME, MIN_FRAME, Offload, TxBurst,
+    VLAN_TAG,
 };
 use crate::common::gso::{self, Layout};
 
@@ -299,9 +298,9 @@ impl Packet {
         if let Some(refusal) = self.refusal {
             return Finished::Refused(refusal);
         }
-        // Without IFCS the driver has brought its own FCS, which no backend wants.
-        let fcs = if last.word.ifcs() || self.tse { 0 } else { FCS };
-        let len = self.len.saturating_sub(fcs);
+        // Without IFCS the driver has brought its own FCS, which no backend wants but all receivers look at.
+        let own_fcs = !last.word.ifcs() && !self.tse;
+        let len = self.len.saturating_sub(if own_fcs { FCS } else { 0 });
         if len < ETH_HEADER || len > self.max() {
             return Finished::Refused(Refusal::Malformed);
         }
@@ -315,12 +314,13 @@ impl Packet {
         let seen = jobs.as_ref().map_or(0, |jobs| jobs.head);
         let mut segments = 1;
 
-        if self.kept > 0 || seen > MAX_HEAD - VLAN_TAG {
+        if self.kept > 0 || seen > MAX_HEAD - VLAN_TAG || own_fcs {
             let shape = Shape {
                 len,
                 slack,
                 padded,
                 tag,
+                own_fcs,
             };
             return self.finish_in_host(shape, jobs.as_ref(), partial, burst, first, spare);
         }
@@ -331,7 +331,6 @@ impl Packet {
             seen.max(COPY_HEAD).min(len)
         };
         let head_len = slack + if whole { padded } else { copied };
-        trim(burst.pieces(), fcs);
         let (head, pieces) = burst.head(head_len);
         let body = take_head(&mut head[slack..slack + copied], pieces, first);
         let edited = self.edit(&mut head[slack..], len, jobs.as_ref(), &mut segments);
@@ -360,7 +359,13 @@ impl Packet {
             slack,
             padded,
             tag,
+            own_fcs,
         } = shape;
+        // An FCS is compared with what leaves, so there is nothing to be left to others.
+        let jobs = jobs.map(|jobs| Jobs {
+            offload: jobs.offload && !own_fcs,
+            ..*jobs
+        });
         let mut segments = 1;
         let start = burst.bounce().len();
         if start > 0 && start + slack + padded + FCS > BOUNCE {
@@ -376,12 +381,17 @@ impl Packet {
         for piece in burst.pieces().drain(first..) {
             append_piece(&mut store, &piece);
         }
+        let fcs = store.last_chunk().copied();
         store.truncate(start + slack + len);
         store.resize(start + slack + padded, 0);
         let bytes = &mut store[start + slack..];
-        let edited = self.edit(bytes, len, jobs, &mut segments);
-        match edited {
-            Some(_) => insert_tag(&mut store[start..], tag),
+        let mut edited = self.edit(bytes, len, jobs.as_ref(), &mut segments);
+        match &mut edited {
+            Some(offload) => {
+                let frame = &mut store[start..];
+                insert_tag(frame, tag);
+                offload.bad_fcs = own_fcs && fcs != Some(crc32fast::hash(frame).to_le_bytes());
+            }
             None => store.truncate(start),
         }
         *burst.bounce() = store;
@@ -533,6 +543,7 @@ impl Packet {
                 hdr_len: headers as u16,
                 mss: context.mss,
             }),
+            bad_fcs: false,
         };
         let count = Layout::parse(proto, len, &offload)?.segments();
         if count == 1 {
@@ -542,13 +553,14 @@ impl Packet {
     }
 }
 
-/// Lengths of a packet: its own, room for a tag before it, its own with padding; and that tag.
+/// Lengths of a packet: its own, room for a tag before it, its own with padding; that tag; whether it ends with an FCS.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     len: usize,
     slack: usize,
     padded: usize,
     tag: Option<(u16, u16)>,
+    own_fcs: bool,
 }
 
 /// What has to be done to a packet's bytes.
@@ -611,19 +623,6 @@ fn take_head(head: &mut [u8], pieces: &mut [GuestSlice<'_>], first: usize) -> us
         }
     }
     index
-}
-
-/// Takes the last `n` bytes off the pieces.
-fn trim(pieces: &mut ArrayVec<GuestSlice<'_>, BURST_SLICES>, mut n: usize) {
-    while n > 0
-        && let Some(last) = pieces.pop()
-    {
-        if last.len() > n {
-            pieces.push(last.split_at(last.len() - n).0);
-            return;
-        }
-        n -= last.len();
-    }
 }
 
 /// Puts the tag behind the addresses, which move to the front of `frame`: its first four bytes are slack.
