@@ -78,6 +78,8 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | CWR in the segments of a packet | untouched: only FIN and PSH are cleared | Linux without the hardware: in the first one only | in the first one only |
 | SNAP before the headers of a packet to be segmented | a length field of 802.3 is not spoken of | no driver | refused, TSCTFC |
 | segments of one packet | no bound | Linux makes 1365 at most | 2048; more are refused, TSCTFC |
+| verdict on TCP and UDP over IPv6 | 3.2.9.4: needs RXCSUM.IPV6OFL, which the register has not; none by the 82544 | Linux names that bit and sets it nowhere, a Windows driver for PCIe parts only | TUOFL is enough; none by the 82544 |
+| IPv6 extension headers before TCP and UDP, in that verdict | hop-by-hop options, destination options and routing are skipped, up to 64 bytes each | other models: no verdict at all | as the manual says; none on a packet whose routing header has segments left, since its checksum is about another destination |
 | RXCSUM after reset | TUOFL 0 | DPDK offers TCP and UDP checksums, sets IPOFL only and leaves TUOFL as it finds it | 0, so DPDK hears of IP's only |
 | VLE while CTRL.VME is off | no tag | DPDK sets VLE, but VME only where it strips tags | no tag |
 | interrupts for a user's driver | | DPDK asks vfio for MSI-X even of a part that has none; `--vfio-intr=legacy` takes INTx | INTx |

@@ -3,6 +3,7 @@
 mod support;
 
 use nic_emu::common::frame::{Csum, RxCsum, RxFrame, RxMeta};
+use nic_emu::e1000::Part;
 use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::rx::{Delivered, Loss};
 use support::packets::{Flow, broadcast, stored, sum};
@@ -255,6 +256,36 @@ fn damaged_frames_come_only_to_who_stores_bad_packets() {
     assert_eq!((nic.get(Reg::CRCERRS), nic.get(Reg::GPRC)), (1, 0));
 }
 
+/// An IPv6 packet with one more extension header of `len` bytes before what it has.
+fn behind(kind: u8, len: usize, segments_left: u8, frame: &[u8]) -> Vec<u8> {
+    let mut f = frame.to_vec();
+    let mut header = vec![0; len];
+    header[0] = f[20];
+    header[1] = (len / 8 - 1) as u8;
+    header[3] = segments_left;
+    f[20] = kind;
+    let payload = u16::from_be_bytes([f[18], f[19]]) + len as u16;
+    f[18..20].copy_from_slice(&payload.to_be_bytes());
+    f.splice(54..54, header);
+    f
+}
+
+/// It looks at IPv4 only.
+#[test]
+fn the_82544_makes_no_verdict_on_ipv6() {
+    for (part, flow, want) in [
+        (Part::I82544Gc, Flow::TCP4, 0x60),
+        (Part::I82544Gc, Flow::TCP6, IXSM),
+        (Part::I82545Em, Flow::TCP6, 0x20),
+    ] {
+        let mut nic = Nic::of(part);
+        nic.receive(64, EN | UPE);
+        nic.set(Reg::RXCSUM, IPOFL | TUOFL);
+        nic.give(&flow.packet(1, 2, 0x10, b"data"));
+        assert_eq!(nic.collect().unwrap().status & !DD_EOP, want, "{part:?}");
+    }
+}
+
 #[test]
 fn checksum_verdicts() {
     let udp_zero = {
@@ -286,8 +317,22 @@ fn checksum_verdicts() {
         ..Flow::TCP6
     }
     .packet(1, 2, 0x10, b"data");
+    let in_snap = |mut f: Vec<u8>| {
+        let len = (f.len() - 14 + 8) as u16;
+        let [high, low] = len.to_be_bytes();
+        f.splice(12..12, [high, low, 0xAA, 0xAA, 3, 0, 0, 0]);
+        f
+    };
     let (ip, udp, l4) = (0x40, 0x10, 0x20);
+    let (hop_by_hop, routing, fragment6, options) = (0, 43, 44, 60);
+    let two = behind(
+        options,
+        16,
+        0,
+        &behind(hop_by_hop, 64, 0, &Flow::TCP6.packet(1, 2, 0, b"x")),
+    );
     let (ipe, tcpe) = (0x40, 0x20);
+    let udp6 = Flow::UDP6.packet(0, 0, 0, b"xyz");
     let arp = broadcast(60);
     for (name, frame, both, errors, only_l4) in [
         ("tcp4", tcp.clone(), ip | l4, 0, l4),
@@ -309,6 +354,44 @@ fn checksum_verdicts() {
             udp | l4,
         ),
         ("udp without", udp_zero, ip, 0, IXSM),
+        ("tcp4 in snap", in_snap(tcp.clone()), ip | l4, 0, l4),
+        (
+            "tcp6 in snap",
+            in_snap(Flow::TCP6.packet(1, 2, 0x10, b"odd")),
+            l4,
+            0,
+            l4,
+        ),
+        ("two extensions", two.clone(), l4, 0, l4),
+        ("broken there", broken(two, 141), l4, tcpe, l4),
+        (
+            "routing",
+            behind(routing, 24, 0, &udp6),
+            udp | l4,
+            0,
+            udp | l4,
+        ),
+        (
+            "segments left",
+            behind(routing, 24, 1, &udp6),
+            IXSM,
+            0,
+            IXSM,
+        ),
+        (
+            "long extension",
+            behind(options, 72, 0, &udp6),
+            IXSM,
+            0,
+            IXSM,
+        ),
+        (
+            "ipv6 fragment",
+            behind(fragment6, 8, 0, &udp6),
+            IXSM,
+            0,
+            IXSM,
+        ),
         ("first fragment", fragment(0x2000), ip, 0, IXSM),
         ("last fragment", fragment(0x0010), ip, 0, IXSM),
         ("tcp4 payload", broken(tcp.clone(), 56), ip | l4, tcpe, l4),

@@ -21,9 +21,9 @@ use crate::common::frame::{ETH_HEADER, ETH_TYPE, FCS, MIN_FRAME, RxFrame, VLAN_T
 const KEPT: usize = 128;
 
 /// LLC and SNAP before an EtherType that follows a length: DSAP, SSAP, control, OUI.
-const SNAP: [u8; 6] = [0xAA, 0xAA, 0x03, 0, 0, 0];
+pub(super) const SNAP: [u8; 6] = [0xAA, 0xAA, 0x03, 0, 0, 0];
 /// The greatest value of the type field that is a length.
-const MAX_LENGTH: u16 = 1500;
+pub(super) const MAX_LENGTH: u16 = 1500;
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;

@@ -21,7 +21,7 @@ use nic_emu::e1000::regs::Reg;
 use nic_emu::e1000::rx::{Delivered, RxQueue};
 use nic_emu::e1000::state::{InvalidState, MAX_STATE, State};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
-use nic_emu::e1000::{self, Control, Shared};
+use nic_emu::e1000::{self, Control, Part, Shared};
 use proptest::prelude::ProptestConfig;
 use remote::Fake;
 
@@ -135,7 +135,12 @@ fn reach() -> Reach {
 impl Nic {
     /// Bus master on, receiver and transmitter off, no rings.
     pub fn bare() -> Self {
-        let (mut control, tx, rx) = e1000::new(&e1000::Config::new(MAC));
+        Self::of(Part::default())
+    }
+
+    /// The same of another member of the family.
+    pub fn of(part: Part) -> Self {
+        let (mut control, tx, rx) = e1000::new(&e1000::Config::of(part, MAC));
         control.set_bus_master(true);
         let mut nic = Self {
             control,

@@ -2,21 +2,39 @@
 
 use super::super::bits::rxcsum;
 use super::super::desc::RxWord;
+use super::super::part::Part;
+use super::super::wake::{MAX_LENGTH, SNAP};
 use crate::common::checksum::{self, Sum};
 use crate::common::gso::network_header;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// IPv6 extension headers that the part skips, and the most bytes that each may have (manual 3.2.9.4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+const MAX_EXTENSION: usize = 64;
 
-/// Adds the verdicts on a frame of `len` bytes (without FCS) to `word`, as far as `enabled` (RXCSUM) asks for them.
+/// Adds the verdicts on a frame of `len` bytes (without FCS) to `word`, as far as `enabled` (RXCSUM) asks for them and `part`
+/// makes them: the 82544 looks at no IPv6 (manual, table 3-6).
 /// `head` is all of it, or only its headers if somebody has verified the L4 checksum already (`valid`).
 #[inline(never)]
-pub(super) fn report(word: RxWord, head: &[u8], len: usize, enabled: u32, valid: bool) -> RxWord {
+pub(super) fn report(
+    word: RxWord,
+    head: &[u8],
+    len: usize,
+    part: Part,
+    enabled: u32,
+    valid: bool,
+) -> RxWord {
     let (ip, l4) = (enabled & rxcsum::IPOFL != 0, enabled & rxcsum::TUOFL != 0);
     let none = word.with_ixsm(true);
     let Some(packet) = Packet::parse(head, len) else {
         return none;
     };
+    if packet.ipv4_header.is_none() && part == Part::I82544Gc {
+        return none;
+    }
     let mut out = word;
     let mut any = false;
     if let Some(header) = packet.ipv4_header.filter(|_| ip) {
@@ -50,9 +68,9 @@ struct L4<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// None if this is not IP. Fragments, extension headers and lengths that do not fit have no L4 part.
+    /// None if this is not IP. Fragments, other extension headers and lengths that do not fit have no L4 part.
     fn parse(head: &'a [u8], len: usize) -> Option<Self> {
-        let (l3, ethertype) = network_header(head)?;
+        let (l3, ethertype) = behind_snap(head, network_header(head)?);
         let packet = head.get(l3..)?;
         let room = len - l3;
         let number = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
@@ -76,19 +94,49 @@ impl<'a> Packet<'a> {
             (0x86dd, 6) => {
                 let header = packet.get(..40)?;
                 let len = number(4);
+                let upper = skip_extensions(header[6], &packet[40..]).filter(|_| 40 + len <= room);
                 Some(Self {
                     ipv4_header: None,
-                    l4: (40 + len <= room).then(|| L4 {
-                        addresses: &header[8..40],
-                        protocol: header[6],
-                        len,
-                        bytes: &packet[40..],
+                    l4: upper.and_then(|(protocol, skipped)| {
+                        Some(L4 {
+                            addresses: &header[8..40],
+                            protocol,
+                            len: len.checked_sub(skipped)?,
+                            bytes: &packet[40 + skipped..],
+                        })
                     }),
                 })
             }
             _ => None,
         }
     }
+}
+
+/// Where the network header starts and its EtherType, if what was found there is the length of LLC and SNAP.
+fn behind_snap(head: &[u8], (at, kind): (usize, u16)) -> (usize, u16) {
+    match head.get(at..at + SNAP.len() + 2) {
+        Some([llc @ .., high, low]) if kind <= MAX_LENGTH && *llc == SNAP => {
+            (at + SNAP.len() + 2, u16::from_be_bytes([*high, *low]))
+        }
+        _ => (at, kind),
+    }
+}
+
+/// The protocol behind the extension headers at the start of `payload`, the first of which is `next`, and their length.
+/// None if they are cut off or too long, or if a routing header has segments left: the checksum is about the last of those
+/// then, and not about the destination at hand.
+fn skip_extensions(mut next: u8, payload: &[u8]) -> Option<(u8, usize)> {
+    let mut skipped = 0;
+    while let HOP_BY_HOP | ROUTING | DESTINATION = next {
+        let header = payload.get(skipped..skipped + 4)?;
+        let len = 8 + 8 * usize::from(header[1]);
+        if len > MAX_EXTENSION || (next == ROUTING && header[3] != 0) {
+            return None;
+        }
+        next = header[0];
+        skipped += len;
+    }
+    (skipped <= payload.len()).then_some((next, skipped))
 }
 
 impl L4<'_> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Shared;
 use super::super::bits::{cause, rxcsum};
 use super::super::desc::RxWord;
+use super::super::part::Part;
 use super::super::regs::Reg;
 use super::Batch;
 use super::checksum;
@@ -142,7 +143,7 @@ impl Placing<'_> {
         if owned == 0 || (!*keep && (owned as usize) < stored.div_ceil(how.buffer)) {
             return Place::NoDescriptor;
         }
-        let word = describe(head, len, chunks, how, valid);
+        let word = describe(head, len, chunks, how, shared.part, valid);
         let minimum = ring.len() >> how.minimum_shift;
 
         for _ in 0..MAX_DESCRIPTORS {
@@ -220,7 +221,14 @@ impl Batch {
 
 /// The descriptor's last word, except for its length, of a frame of `len` bytes that is stored as `chunks`.
 #[inline]
-fn describe(head: &[u8], len: usize, chunks: &[&[u8]], how: &How, valid: bool) -> RxWord {
+fn describe(
+    head: &[u8],
+    len: usize,
+    chunks: &[&[u8]],
+    how: &How,
+    part: Part,
+    valid: bool,
+) -> RxWord {
     let mut word = RxWord::new()
         .with_pif(how.inexact)
         .with_ce(how.bad_fcs)
@@ -234,7 +242,7 @@ fn describe(head: &[u8], len: usize, chunks: &[&[u8]], how: &How, valid: bool) -
     }
     match how.checksums & (rxcsum::IPOFL | rxcsum::TUOFL) {
         0 => word.with_ixsm(true),
-        enabled => checksum::report(word, head, len, enabled, valid),
+        enabled => checksum::report(word, head, len, part, enabled, valid),
     }
 }
 
