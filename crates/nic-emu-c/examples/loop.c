@@ -17,6 +17,7 @@ enum {
     RDBAL = 0x2800, RDLEN = 0x2808, RDH = 0x2810, RDT = 0x2818,
     TDBAL = 0x3800, TDLEN = 0x3808, TDT = 0x3818, RAL = 0x5400, RAH = 0x5404,
     CTRL_SLU = 1 << 6, CTRL_RST = 1 << 26, ENABLE = 1 << 1, BROADCAST = 1 << 15,
+    WUFC = 0x5808, WUPL = 0x5900, WUFC_MAG = 1 << 1,
     TXDW = 1 << 0, LSC = 1 << 2, RXT0 = 1 << 7,
     CMD_EOP_IFCS_RS = 0x0B, STATUS_DD = 1, STATUS_EOP = 2
 };
@@ -33,6 +34,7 @@ struct machine {
     bool line;
     int interrupts;
     int ready;
+    bool wake;
 };
 
 static struct machine pc;
@@ -94,6 +96,11 @@ static void receive_ready(void *opaque) {
     m->ready++;
 }
 
+static void pme(void *opaque, bool asserted) {
+    struct machine *m = opaque;
+    m->wake = asserted;
+}
+
 /* --- What the guest does --- */
 
 static uint32_t get(uint64_t reg) {
@@ -122,7 +129,7 @@ static uint64_t load(uint64_t addr) {
 int main(void) {
     CHECK(nic_emu_abi() == NIC_EMU_ABI);
     const uint8_t mac[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
-    const NicEmuCallbacks callbacks = {&pc, dma_read, dma_write, transmit, interrupt, receive_ready};
+    const NicEmuCallbacks callbacks = {&pc, dma_read, dma_write, transmit, interrupt, receive_ready, pme};
     done(nic_emu_create_82540em(mac, &callbacks, &nic));
 
     NicEmuPci pci;
@@ -213,6 +220,25 @@ int main(void) {
     done(nic_emu_receive(nic, pc.wire, pc.on_wire, now));
     free(state);
     printf("%zu bytes of state went to another object, which goes on\n", len);
+
+    /* The machine goes to sleep: magic packets are to wake it, and the NIC is in D3. */
+    set(WUFC, WUFC_MAG);
+    done(nic_emu_write_pme(nic, true, true, now));
+    done(nic_emu_set_bus_master(nic, false, now));
+    done(nic_emu_receive(nic, pc.wire, pc.on_wire, now));
+    CHECK(!pc.wake);
+    memset(frame + 14, 0xFF, 6);
+    for (int i = 0; i < 16; i++)
+        memcpy(frame + 20 + 6 * i, mac, 6);
+    done(nic_emu_receive(nic, frame, sizeof frame, now));
+    CHECK(pc.wake);
+    done(nic_emu_reset(nic, now)); /* back to D0 */
+    bool enabled, asked;
+    done(nic_emu_pme(nic, &enabled, &asked));
+    CHECK(enabled && asked && pc.wake && get(WUPL) == sizeof frame);
+    done(nic_emu_write_pme(nic, false, true, now));
+    CHECK(!pc.wake);
+    printf("a magic packet asked for the machine to be woken\n");
 
     NicEmuCounter counters[32];
     done(nic_emu_counters(nic, counters, 32, &len));

@@ -1,9 +1,9 @@
 // libnic-emu: an Intel NIC for whoever emulates a PC.
 //
 // A NIC is one object without I/O, clock or threads. The embedder makes it and passes on what its guest does to it
-// (nic_emu_read, nic_emu_write), what the bus does (nic_emu_set_bus_master, nic_emu_reset), what the network brings
+// (nic_emu_read, nic_emu_write), what the bus does (nic_emu_set_bus_master, nic_emu_reset, nic_emu_write_pme), what the network brings
 // (nic_emu_receive, nic_emu_set_link), and the time. The NIC answers through callbacks: for guest memory, for frames that
-// leave, for its interrupt pin.
+// leave, for its interrupt pin and PME#.
 //
 // Threads: a NIC may be used on any thread, by one at a time: a call that overlaps with another on the same NIC is not
 // made to wait but returns NIC_EMU_STATUS_BUSY and does nothing. Different NICs have nothing to do with each other.
@@ -29,7 +29,7 @@
 
 // Version of the functions and types of this header. It changes when a program that was compiled with an older header
 // has to be compiled again; compare it with what nic_emu_abi() returns.
-#define NIC_EMU_ABI 1
+#define NIC_EMU_ABI 2
 
 // nic_emu_deadline() if nothing is due by itself.
 #define NIC_EMU_NEVER 18446744073709551615ull
@@ -128,6 +128,9 @@ typedef struct NicEmuCallbacks {
   // After nic_emu_receive() has returned NIC_EMU_STATUS_NO_ROOM: there is room again. Offer the frame when
   // the function that made this callback has returned. May be NULL, then ask nic_emu_can_receive().
   void (*receive_ready)(void *opaque);
+  // The NIC asks for its machine to be woken (PME#: PME_En and PME_Status are both set) from now on, or no longer; it does
+  // not when a NIC is made. Only changes are told. May be NULL, then ask nic_emu_pme().
+  void (*pme)(void *opaque, bool asserted);
 } NicEmuCallbacks;
 
 // A base address register.
@@ -153,7 +156,7 @@ typedef struct NicEmuCapability {
 } NicEmuCapability;
 
 // The PCI function that configuration space has to show. That is the embedder's: what the NIC has to know of it comes by
-// nic_emu_set_bus_master() and nic_emu_reset().
+// nic_emu_set_bus_master(), nic_emu_reset() and nic_emu_write_pme().
 typedef struct NicEmuPci {
   // Vendor ID.
   uint16_t vendor;
@@ -242,6 +245,20 @@ NicEmuStatus nic_emu_write(struct NicEmu *nic,
 NicEmuStatus nic_emu_set_bus_master(struct NicEmu *nic,
                                     bool on,
                                     uint64_t now);
+
+// PME_En and PME_Status, for PMCSR of configuration space to show. They outlast nic_emu_reset(), as with auxiliary power.
+NicEmuStatus nic_emu_pme(const struct NicEmu *nic,
+                         bool *enabled,
+                         bool *status);
+
+// The guest writes PMCSR: PME_En is this from now on, and a 1 for PME_Status clears it. From then on frames and changes of
+// the link that the guest has chosen (WUFC) set PME_Status, in D3 as well: what arrives goes to nic_emu_receive() all the
+// time. A change of power state that the same write makes comes after this: outside D0 there is no bus mastering
+// (nic_emu_set_bus_master()), and on the way back there is nic_emu_reset().
+NicEmuStatus nic_emu_write_pme(struct NicEmu *nic,
+                               bool enabled,
+                               bool clear_status,
+                               uint64_t now);
 
 // Resets the NIC as the bus does (RST#), or the way from D3hot to D0. The cable stays, and so do the contents of the
 // EEPROM. COMMAND.MASTER is configuration space's.

@@ -229,6 +229,41 @@ pub unsafe extern "C" fn nic_emu_set_bus_master(
     unsafe { with_ok(nic, |nic| nic.set_bus_master(on, Time(now))) }
 }
 
+/// PME_En and PME_Status, for PMCSR of configuration space to show. They outlast nic_emu_reset(), as with auxiliary power.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nic_emu_pme(
+    nic: *const NicEmu,
+    enabled: *mut bool,
+    status: *mut bool,
+) -> NicEmuStatus {
+    if enabled.is_null() || status.is_null() {
+        return Status::Null;
+    }
+    // SAFETY: as the header asks; neither is null.
+    unsafe {
+        with_ok(nic, |nic| {
+            let pme = nic.control().pme();
+            enabled.write(pme.enabled);
+            status.write(pme.status);
+        })
+    }
+}
+
+/// The guest writes PMCSR: PME_En is this from now on, and a 1 for PME_Status clears it. From then on frames and changes of
+/// the link that the guest has chosen (WUFC) set PME_Status, in D3 as well: what arrives goes to nic_emu_receive() all the
+/// time. A change of power state that the same write makes comes after this: outside D0 there is no bus mastering
+/// (nic_emu_set_bus_master()), and on the way back there is nic_emu_reset().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nic_emu_write_pme(
+    nic: *mut NicEmu,
+    enabled: bool,
+    clear_status: bool,
+    now: u64,
+) -> NicEmuStatus {
+    // SAFETY: as the header asks.
+    unsafe { with_ok(nic, |nic| nic.write_pme(enabled, clear_status, Time(now))) }
+}
+
 /// Resets the NIC as the bus does (RST#), or the way from D3hot to D0. The cable stays, and so do the contents of the
 /// EEPROM. COMMAND.MASTER is configuration space's.
 #[unsafe(no_mangle)]

@@ -36,6 +36,8 @@ impl Host for Trap {
     fn interrupt(&self, _: bool) {}
 
     fn receive_ready(&self) {}
+
+    fn pme(&self, _: bool) {}
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub(crate) trait Host: Remote {
 
     /// A frame that was not taken would be now.
     fn receive_ready(&self);
+
+    /// PME# is asserted, or no longer.
+    fn pme(&self, asserted: bool);
 }
 
 /// An 82540EM, its memory and its wire.
@@ -46,6 +49,8 @@ pub(crate) struct Nic {
     rx_paused: bool,
     /// The interrupt line as the host knows it.
     line: bool,
+    /// PME# as the host knows it.
+    pme: bool,
     /// One frame in host memory; empty until there is one.
     scratch: Vec<u8>,
 }
@@ -74,6 +79,7 @@ impl Nic {
             rx_ready: false,
             rx_paused: false,
             line: false,
+            pme: false,
             scratch: Vec::new(),
         }
     }
@@ -98,6 +104,11 @@ impl Nic {
     /// COMMAND.MASTER.
     pub(crate) fn set_bus_master(&mut self, on: bool, now: Time) {
         self.change(now, |control, _| control.set_bus_master(on));
+    }
+
+    /// A write of PME_En to PMCSR, with a 1 for PME_Status or not.
+    pub(crate) fn write_pme(&mut self, enabled: bool, clear_status: bool, now: Time) {
+        self.change(now, |control, _| control.write_pme(enabled, clear_status));
     }
 
     /// Plugs or pulls the cable.
@@ -220,7 +231,13 @@ impl Nic {
         self.update_line();
     }
 
+    /// Tells the host which pins have changed.
     fn update_line(&mut self) {
+        let pme = self.control.pme();
+        let pme = pme.enabled && pme.status;
+        if std::mem::replace(&mut self.pme, pme) != pme {
+            self.host.pme(pme);
+        }
         let level = self.control.shared().irq.poll(self.now);
         if std::mem::replace(&mut self.line, level) != level {
             self.host.interrupt(level);

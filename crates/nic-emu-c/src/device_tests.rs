@@ -27,6 +27,7 @@ struct State {
     sent: Vec<Vec<u8>>,
     line: bool,
     ready: usize,
+    pme: Vec<bool>,
 }
 
 impl FakeHost {
@@ -38,6 +39,7 @@ impl FakeHost {
                 sent: Vec::new(),
                 line: false,
                 ready: 0,
+                pme: Vec::new(),
             }),
         })
     }
@@ -112,6 +114,10 @@ impl Host for FakeHost {
     fn receive_ready(&self) {
         self.with(|state| state.ready += 1);
     }
+
+    fn pme(&self, asserted: bool) {
+        self.with(|state| state.pme.push(asserted));
+    }
 }
 
 fn set(nic: &mut Nic, reg: Reg, value: u32) {
@@ -141,6 +147,41 @@ fn nic() -> (Nic, Arc<FakeHost>) {
 
 /// EOP, IFCS and RS.
 const LEGACY: u64 = 0x0B << 24;
+
+#[test]
+fn pme_is_told_when_it_changes() {
+    let (mut nic, host) = nic();
+    let told = |host: &FakeHost| host.with(|state| std::mem::take(&mut state.pme));
+    set(&mut nic, Reg::WUFC, 1);
+    set(&mut nic, Reg::CTRL, 1 << 6);
+    nic.set_link(true, Time::ZERO);
+    while let Some(deadline) = nic.deadline() {
+        nic.run_timers(deadline);
+    }
+    assert!(nic.control().link());
+    assert_eq!(told(&host), [], "nobody wants to be woken");
+
+    let now = nic.now;
+    nic.write_pme(true, true, now);
+    assert_eq!(told(&host), []);
+    nic.set_link(false, now);
+    assert_eq!(told(&host), [true]);
+    nic.reset(ResetKind::Bus, now);
+    assert_eq!(told(&host), [], "it outlasts this");
+    let other_host = FakeHost::new();
+    let mut other = Nic::new(&Config::new([2, 0, 0, 0, 0, 1]), other_host.clone());
+    other.restore(&nic.save(now), now).expect("a state");
+    assert_eq!(told(&other_host), [true]);
+    other.reset(ResetKind::PowerOn, now);
+    assert_eq!(told(&other_host), [false]);
+
+    nic.write_pme(false, false, now);
+    assert_eq!(told(&host), [false]);
+    nic.write_pme(true, false, now);
+    assert_eq!(told(&host), [true], "the status was there all the time");
+    nic.write_pme(true, true, now);
+    assert_eq!(told(&host), [false]);
+}
 
 #[test]
 fn a_full_ring_takes_several_calls() {

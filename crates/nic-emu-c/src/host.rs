@@ -14,6 +14,7 @@ type DmaWrite = unsafe extern "C" fn(*mut c_void, u64, *const c_void, usize) -> 
 type Transmit = unsafe extern "C" fn(*mut c_void, *const u8, usize) -> bool;
 type Interrupt = unsafe extern "C" fn(*mut c_void, bool);
 type ReceiveReady = unsafe extern "C" fn(*mut c_void);
+type Pme = unsafe extern "C" fn(*mut c_void, bool);
 
 /// Callbacks that are all there.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct Callbacks {
     transmit: Transmit,
     interrupt: Interrupt,
     receive_ready: Option<ReceiveReady>,
+    pme: Option<Pme>,
 }
 
 // SAFETY: `opaque` is never dereferenced here. It is passed to functions whose owner was told, in the header, that they
@@ -46,6 +48,7 @@ impl Callbacks {
             transmit: table.transmit?,
             interrupt: table.interrupt?,
             receive_ready: table.receive_ready,
+            pme: table.pme,
         })
     }
 }
@@ -96,6 +99,13 @@ impl Host for Callbacks {
         if let Some(ready) = self.receive_ready {
             // SAFETY: `new` vouches for the function.
             unsafe { ready(self.opaque) }
+        }
+    }
+
+    fn pme(&self, asserted: bool) {
+        if let Some(pme) = self.pme {
+            // SAFETY: `new` vouches for the function.
+            unsafe { pme(self.opaque, asserted) }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// Version of the functions and types of this header. It changes when a program that was compiled with an older header
 /// has to be compiled again; compare it with what nic_emu_abi() returns.
-pub const NIC_EMU_ABI: u32 = 1;
+pub const NIC_EMU_ABI: u32 = 2;
 
 /// nic_emu_deadline() if nothing is due by itself.
 pub const NIC_EMU_NEVER: u64 = 0xFFFF_FFFF_FFFF_FFFF;
@@ -86,6 +86,9 @@ pub struct NicEmuCallbacks {
     /// After nic_emu_receive() has returned NIC_EMU_STATUS_NO_ROOM: there is room again. Offer the frame when
     /// the function that made this callback has returned. May be NULL, then ask nic_emu_can_receive().
     pub receive_ready: Option<unsafe extern "C" fn(opaque: *mut core::ffi::c_void)>,
+    /// The NIC asks for its machine to be woken (PME#: PME_En and PME_Status are both set) from now on, or no longer; it does
+    /// not when a NIC is made. Only changes are told. May be NULL, then ask nic_emu_pme().
+    pub pme: Option<unsafe extern "C" fn(opaque: *mut core::ffi::c_void, asserted: bool)>,
 }
 
 /// What a base address register asks for.
@@ -127,7 +130,7 @@ pub struct NicEmuCapability {
 }
 
 /// The PCI function that configuration space has to show. That is the embedder's: what the NIC has to know of it comes by
-/// nic_emu_set_bus_master() and nic_emu_reset().
+/// nic_emu_set_bus_master(), nic_emu_reset() and nic_emu_write_pme().
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct NicEmuPci {

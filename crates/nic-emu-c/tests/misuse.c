@@ -97,7 +97,7 @@ static void describe(int index, uint64_t addr, uint64_t len) {
 
 static void creating(void) {
     const uint8_t mac[6] = {2, 0, 0, 0, 0, 1}, group[6] = {3, 0, 0, 0, 0, 1}, zeros[6] = {0};
-    const NicEmuCallbacks good = {&ram, dma_read, dma_write, transmit, interrupt, NULL};
+    const NicEmuCallbacks good = {&ram, dma_read, dma_write, transmit, interrupt, NULL, NULL};
     NicEmuCallbacks bad[4] = {good, good, good, good};
     bad[0].dma_read = NULL;
     bad[1].dma_write = NULL;
@@ -132,6 +132,10 @@ static void null_pointers(void) {
     IS(NULL, nic_emu_set_link(NULL, true, 0));
     IS(NULL, nic_emu_link(NULL, &flag));
     IS(NULL, nic_emu_link(nic, NULL));
+    IS(NULL, nic_emu_pme(NULL, &flag, &flag));
+    IS(NULL, nic_emu_pme(nic, NULL, &flag));
+    IS(NULL, nic_emu_pme(nic, &flag, NULL));
+    IS(NULL, nic_emu_write_pme(NULL, true, true, 0));
     IS(NULL, nic_emu_receive(NULL, ram, 64, 0));
     IS(NULL, nic_emu_receive(nic, NULL, 64, 0));
     IS(NULL, nic_emu_can_receive(NULL, &flag));
