@@ -3,6 +3,7 @@
 //! A [`Host`] is one `nic-emu-cli` with its TAPs in a network namespace of its own; it boots guests onto its NICs. A
 //! [`Pair`] is a guest and whatever its NIC leads to, and has the steps that show that the way between them is sound.
 
+pub mod background;
 pub mod calls;
 pub mod cli;
 pub mod counters;

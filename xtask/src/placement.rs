@@ -134,14 +134,14 @@ impl Placement {
 }
 
 /// The processors that this thread may use.
-fn usable() -> Result<Vec<usize>> {
+pub(crate) fn usable() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(None).context("cannot find out which processors to use")?;
     Ok((0..CpuSet::MAX_CPU)
         .filter(|&cpu| allowed.is_set(cpu))
         .collect())
 }
 
-fn run_on(cpus: &[usize]) -> io::Result<()> {
+pub(crate) fn run_on(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(cpu);
@@ -150,7 +150,7 @@ fn run_on(cpus: &[usize]) -> io::Result<()> {
 }
 
 /// The numbers of a list of numbers and ranges.
-fn numbers(list: &str) -> Option<Vec<usize>> {
+pub(crate) fn numbers(list: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for item in list.split(',') {
         let (first, last) = item.split_once('-').unwrap_or((item, item));

@@ -9,6 +9,7 @@ use anyhow::Result;
 use guest_driver::{Offload, packet};
 use net_backend::{Backend, Null};
 use nic_emu_lab::{Lab, Netns};
+use nic_emu_tests::background::Background;
 use nic_emu_tests::host::namespace;
 
 use crate::daemon::{self, Host, Trace};
@@ -17,7 +18,7 @@ use crate::floor::{BareReceive, BareTransmit, RawRead, RawWrite};
 use crate::options::Options;
 use crate::processors;
 use crate::report::{self, Figure, Floor, Goal, Results, Trips};
-use crate::slices::{Background, Contender, Measured, interleave};
+use crate::slices::{Contender, Measured, interleave};
 use crate::stats::Spread;
 use crate::tap::{self, Feeder};
 

@@ -3,11 +3,9 @@
 //! Absolute figures belong to the moment: a virtual processor is moved, a neighbour wakes up. What holds still is the
 //! ratio of two things that ran within milliseconds of one another.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use nic_emu_tests::background::Background;
 use nic_emu_tests::processors::CpuTime;
 
 use crate::options::Plan;
@@ -126,74 +124,6 @@ fn piece(contender: &mut dyn Contender) -> (Duration, u64) {
     (start.elapsed(), frames)
 }
 
-/// What says how fast the machine is at the moment: a system call, and a word passed between two processors.
-pub struct Background {
-    /// The partner: where it plays, and what makes it play so many rounds.
-    partner: Option<(Arc<AtomicU64>, Sender<u64>)>,
-}
-
-impl Background {
-    const CALLS: u32 = 2000;
-    const TRIPS: u64 = 500;
-
-    /// With a partner on processor `other`, if there is one.
-    #[must_use]
-    pub fn new(other: Option<usize>) -> Self {
-        let partner = other.map(|cpu| {
-            let (start, started) = channel::<u64>();
-            let word = Arc::new(AtomicU64::new(0));
-            let ball = word.clone();
-            // Ends when the sender is dropped.
-            std::thread::spawn(move || {
-                let _ = processors::stay_on(&[cpu]);
-                while let Ok(from) = started.recv() {
-                    for trip in 0..=Self::TRIPS {
-                        wait_for(&ball, from + 2 * trip + 1);
-                        ball.store(from + 2 * trip + 2, Ordering::Release);
-                    }
-                }
-            });
-            (word, start)
-        });
-        Self { partner }
-    }
-
-    fn getppid(&self) -> f64 {
-        let start = Instant::now();
-        for _ in 0..Self::CALLS {
-            std::hint::black_box(rustix::process::getppid());
-        }
-        start.elapsed().as_nanos() as f64 / f64::from(Self::CALLS)
-    }
-
-    fn ping_pong(&self) -> Option<f64> {
-        let (word, start) = self.partner.as_ref()?;
-        let from = word.load(Ordering::Acquire);
-        start.send(from).ok()?;
-        let trip = |trip| {
-            word.store(from + 2 * trip + 1, Ordering::Release);
-            wait_for(word, from + 2 * trip + 2);
-        };
-        // The first one wakes the partner.
-        trip(0);
-        let started = Instant::now();
-        (1..=Self::TRIPS).for_each(trip);
-        Some(started.elapsed().as_nanos() as f64 / Self::TRIPS as f64)
-    }
-}
-
-/// Waits for a value, and lets others run if it takes long.
-pub(crate) fn wait_for(word: &AtomicU64, value: u64) {
-    let mut tries = 0u32;
-    while word.load(Ordering::Acquire) != value {
-        tries += 1;
-        match tries.is_multiple_of(10_000) {
-            true => std::thread::yield_now(),
-            false => std::hint::spin_loop(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,12 +179,5 @@ mod tests {
             repeated: 0,
         };
         assert_eq!(measured.ratios(0, 1), [0.5, 0.8]);
-    }
-
-    #[test]
-    fn a_word_goes_to_another_thread_and_back_as_often_as_asked() {
-        let background = Background::new(Some(0));
-        assert!(background.ping_pong().is_some_and(|ns| ns > 0.0));
-        assert!(background.ping_pong().is_some_and(|ns| ns > 0.0));
     }
 }

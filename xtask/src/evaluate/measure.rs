@@ -9,11 +9,12 @@ use nic_emu_lab::{Accel, Lab, Nic, Suite};
 use nic_emu_tests::counts::{Messages, Mmio, Parties, Reading, Trace};
 use nic_emu_tests::packets::{self, Flow, Way};
 use nic_emu_tests::pinger::{self, RoundTrips};
-use nic_emu_tests::processors::{CpuTime, process_seconds};
+use nic_emu_tests::processors::{CpuTime, Processes};
 use nic_emu_tests::{Direction, cli, counters, latency, reflector};
 
 use super::contestant::Contestant;
 use super::record::{Bare, Cpu, Events, Load, Run, Settings, Stream, Trips};
+use super::surroundings::Watch;
 use crate::placement::Placement;
 use crate::stage::{Ground, MAC, Maker, Stage, WIRE};
 
@@ -32,6 +33,8 @@ pub(super) struct Measure {
     pub(super) lab: Lab,
     /// Where the guest without an operating system runs.
     pub(super) everywhere: Placement,
+    /// The processors that there are.
+    pub(super) cpus: Vec<usize>,
     pub(super) suite: Suite,
     pub(super) accel: Accel,
     pub(super) settings: Settings,
@@ -55,7 +58,7 @@ impl Measure {
         let (guest, host) = (WIRE.second().v4, WIRE.first().v4);
         let echo = reflector::udp_echo(&mut stage.vm, &stage.ground.netns, host, guest)?;
         sleep(PAUSE);
-        let before = CpuTime::now();
+        let watch = Watch::begin(&self.cpus)?;
 
         let ping = pinger::ping(stage.ground.netns.name(), guest.into(), [56; PINGS])?;
         let udp = latency::Load::new(UDP_RATE, 1);
@@ -65,7 +68,7 @@ impl Measure {
         let send = self.stream(&mut stage, Direction::Send);
         let mut send = send.context("guest sends")?;
         let mut loads = self.loads(&mut stage)?;
-        let mut steal = CpuTime::now().since(before).steal_percent();
+        let (mut surroundings, mut steal) = watch.end()?;
 
         let (qemu, daemon) = stage.command_lines(&self.lab);
         let tap = stage.tap_facts.clone();
@@ -80,9 +83,10 @@ impl Measure {
         drop(stage);
 
         let bare = if self.settings.bare && nic.is_82540em() {
-            let before = CpuTime::now();
+            let watch = Watch::begin(&self.cpus)?;
             let mut bare = self.bare(&maker).context("bare guest")?;
-            steal = steal.max(CpuTime::now().since(before).steal_percent());
+            let (meanwhile, stolen) = watch.end()?;
+            (surroundings, steal) = (surroundings.worse(meanwhile), steal.max(stolen));
             if counted {
                 let [receive, send] = self
                     .bare_events(&maker)
@@ -98,6 +102,7 @@ impl Measure {
             round,
             attempt,
             steal_percent: steal,
+            surroundings: Some(surroundings),
             qemu,
             daemon,
             tap,
@@ -215,11 +220,12 @@ impl Measure {
 }
 
 /// What was used so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Used {
+    at: Instant,
     qemu: f64,
     daemon: f64,
-    at: Instant,
+    processes: Processes,
     machine: CpuTime,
     tap: counters::TapCounters,
 }
@@ -227,10 +233,12 @@ struct Used {
 impl Used {
     fn now(stage: &Stage) -> Result<Self> {
         let daemon = stage.daemon.as_ref();
+        let processes = Processes::now()?;
         Ok(Self {
-            qemu: process_seconds(stage.vm.pid())?,
-            daemon: daemon.map_or(Ok(0.0), |daemon| process_seconds(daemon.pid()))?,
             at: Instant::now(),
+            qemu: processes.seconds(stage.vm.pid()),
+            daemon: daemon.map_or(0.0, |daemon| processes.seconds(daemon.pid())),
+            processes,
             machine: CpuTime::now(),
             tap: counters::tap(&stage.ground.netns, &stage.ground.tap)?,
         })
@@ -241,6 +249,7 @@ impl Used {
             qemu: self.qemu - then.qemu,
             daemon: self.daemon - then.daemon,
             machine: self.machine.since(then.machine).busy_seconds(),
+            ours: Some(self.processes.since(&then.processes).ours),
             elapsed: self.at.duration_since(then.at).as_secs_f64(),
         }
     }

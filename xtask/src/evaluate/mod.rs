@@ -9,6 +9,7 @@ mod measure;
 mod record;
 mod report;
 mod stats;
+mod surroundings;
 mod svg;
 
 use std::fs;
@@ -25,14 +26,14 @@ use crate::placement::{self, Placement};
 use crate::{machine, stage};
 use contestant::{Contestant, order};
 use measure::Measure;
-use record::{Environment, Evaluation, Run, STEAL_LIMIT, Settings};
+use record::{DISTURBANCE_LIMIT, Environment, Evaluation, Run, Settings};
 
 /// Where the figures are once all rounds are made.
 const FIGURES: &str = "evaluation.json";
 /// Where they are until then.
 const UNFINISHED: &str = "unfinished.json";
 
-/// How often a run with much stolen time is made at most.
+/// How often a run is made at most of which much time was stolen or used by others.
 const ATTEMPTS: u32 = 3;
 /// In how many rounds events are counted. QEMU's log of accesses slows the guest down, so that is done apart from
 /// everything else and takes time of its own; and what a frame costs differs little from round to round.
@@ -209,11 +210,13 @@ fn measure_all(options: &Options, folder: &Path) -> Result<Evaluation> {
     } else {
         Evaluation::new(settings.clone(), environment)
     };
+    let cpus = placement::usable()?;
     let everywhere = Placement::everywhere()?;
     settings.placement.leave()?;
     let measure = Measure {
         lab,
         everywhere,
+        cpus,
         suite: options.suite,
         accel: match options.accel {
             Accelerator::Tcg => Accel::Tcg,
@@ -386,8 +389,11 @@ fn told(run: &Run) -> String {
             bare.send_pps / 1e3
         );
     }
-    if run.steal_percent > STEAL_LIMIT {
-        text += &format!("; {:.1} % of the time was stolen", run.steal_percent);
+    if run.disturbance() > DISTURBANCE_LIMIT {
+        text += &format!(
+            "; {:.1} % of the time was stolen or others'",
+            run.disturbance()
+        );
     }
     text
 }

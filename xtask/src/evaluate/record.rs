@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::contestant::Contestant;
+use super::surroundings::Surroundings;
 use crate::placement::Placement;
 
 /// Changes when the fields below change their meaning.
 const FORMAT: u32 = 1;
-/// Beyond this share of stolen time a run tells more about the neighbours than about the NIC.
-pub(crate) const STEAL_LIMIT: f64 = 5.0;
+/// Beyond this share of time, stolen or used by others, a run tells more about the neighbours than about the NIC.
+pub(crate) const DISTURBANCE_LIMIT: f64 = 5.0;
 
 /// All of an evaluation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub(crate) struct Settings {
     /// Seconds of each of these.
     pub(crate) rate_seconds: u32,
     pub(crate) nics: Vec<Contestant>,
-    /// How often a run with much stolen time is made at most.
+    /// How often a run with much time stolen or used by others is made at most.
     pub(crate) attempts: u32,
     /// Rounds in which events are counted.
     pub(crate) counted_rounds: u32,
@@ -70,10 +71,13 @@ pub(crate) struct Run {
     pub(crate) nic: Contestant,
     /// From 0.
     pub(crate) round: u32,
-    /// From 1: more after runs with too much stolen time.
+    /// From 1: more after runs of which too much time was stolen or used by others.
     pub(crate) attempt: u32,
     /// Share of the measuring time that was stolen.
     pub(crate) steal_percent: f64,
+    /// What else went on; `None` if nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) surroundings: Option<Surroundings>,
     pub(crate) qemu: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) daemon: Option<String>,
@@ -126,11 +130,31 @@ pub(crate) struct Cpu {
     pub(crate) qemu: f64,
     /// Our daemon's.
     pub(crate) daemon: f64,
-    /// All processors, whoever used them.
+    /// All processors, whoever used them, as `/proc/stat` counts ticks: it may come to less than its parts.
     pub(crate) machine: f64,
+    /// What we have started, QEMU and daemon among them, and the kernel's threads; `None` if nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ours: Option<f64>,
     /// How long all of it took; 0 if nobody has looked.
     #[serde(default)]
     pub(crate) elapsed: f64,
+}
+
+impl Cpu {
+    /// QEMU and the daemon.
+    pub(crate) fn parts(&self) -> f64 {
+        self.qemu + self.daemon
+    }
+
+    /// All that the traffic took; where only ticks were counted, at least what is known of the parts.
+    pub(crate) fn whole(&self) -> f64 {
+        self.ours.unwrap_or(self.machine).max(self.parts())
+    }
+
+    /// Whether the whole, as it was measured, came to less than its parts.
+    pub(crate) fn is_short(&self) -> bool {
+        self.ours.unwrap_or(self.machine) < self.parts() - 1e-6
+    }
 }
 
 /// What a stretch of traffic cost.
@@ -169,6 +193,19 @@ pub(crate) struct Load {
     pub(crate) histogram: Vec<(f64, u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events: Option<Events>,
+}
+
+impl Run {
+    /// Share of the measuring time, in percent, that was stolen or that others used, whichever is more.
+    pub(crate) fn disturbance(&self) -> f64 {
+        let others = self.surroundings.map_or(0.0, |s| s.foreign_percent);
+        self.steal_percent.max(others)
+    }
+
+    /// Whether that is little enough.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        self.disturbance() <= DISTURBANCE_LIMIT
+    }
 }
 
 impl Load {
@@ -244,14 +281,14 @@ impl Evaluation {
         Ok(text + "\n  ]" + tail + "\n")
     }
 
-    /// The run that counts: the first one with little stolen time, else the one with the least.
+    /// The run that counts: the first one that was hardly disturbed, else the one that was the least.
     pub(crate) fn run(&self, nic: Contestant, round: u32) -> Option<&Run> {
         let of = || {
             let all = self.runs.iter();
             all.filter(move |run| run.nic == nic && run.round == round)
         };
-        of().find(|run| run.steal_percent <= STEAL_LIMIT)
-            .or_else(|| of().min_by(|a, b| a.steal_percent.total_cmp(&b.steal_percent)))
+        of().find(|run| run.is_undisturbed())
+            .or_else(|| of().min_by(|a, b| a.disturbance().total_cmp(&b.disturbance())))
     }
 
     /// Number of the attempt that is still to be made for this NIC in this round; `None` if it is done.
@@ -259,7 +296,7 @@ impl Evaluation {
         let all = self.runs.iter();
         let made = all.filter(|run| run.nic == nic && run.round == round);
         let (count, fine) = made.fold((0, false), |(count, fine), run| {
-            (count + 1, fine || run.steal_percent <= STEAL_LIMIT)
+            (count + 1, fine || run.is_undisturbed())
         });
         (!fine && count < self.settings.attempts).then_some(count + 1)
     }

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 pub(crate) const COLOURS: usize = 6;
 
 const STYLE: &str = "
-  text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:var(--ink)}
+  text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:var(--ink);
+    paint-order:stroke;stroke:var(--sheet);stroke-width:3px}
   .title{font-size:16px;font-weight:600} .soft{fill:var(--soft)} .end{text-anchor:end} .middle{text-anchor:middle}
   .sheet{fill:var(--sheet)} .grid{stroke:var(--grid)} .axis{stroke:var(--soft)} .whisker{stroke:var(--ink);stroke-width:1.3}
   .goal{stroke:var(--soft);stroke-dasharray:3 3} .curve{fill:none;stroke-width:2.2;stroke-linejoin:round}

@@ -12,11 +12,12 @@ use net_backend::{Receiver, RxBuf, Sender};
 use nic_emu::common::frame::RxFrame;
 use nic_emu::e1000::Shared;
 use nic_emu::e1000::rx::RxQueue;
+use nic_emu_tests::background::wait_for;
 
 use super::contenders::monotonic;
 use super::{Engine, receive, transmit};
 use crate::processors;
-use crate::slices::{Contender, wait_for};
+use crate::slices::Contender;
 use crate::tap::Feeder;
 
 /// What the receiving thread has.

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::super::contestant::Contestant;
-use super::super::record::{Evaluation, Run, STEAL_LIMIT, Settings};
+use super::super::record::{Cpu, DISTURBANCE_LIMIT, Evaluation, Run, Settings};
 use super::super::stats::Summary;
 use super::tables;
 
@@ -32,11 +32,11 @@ pub(super) fn section(evaluation: &Evaluation) -> String {
         .iter()
         .flat_map(|&nic| evaluation.of(nic))
         .collect();
-    let steal = Summary::of(counted.iter().map(|run| run.steal_percent));
-    let over = counted
-        .iter()
-        .filter(|run| run.steal_percent > STEAL_LIMIT)
-        .count();
+    let over = counted.iter().filter(|run| !run.is_undisturbed()).count();
+    let spread = |value: &dyn Fn(&Run) -> Option<f64>| {
+        let all = Summary::of(counted.iter().filter_map(|run| value(run)));
+        all.map_or_else(|| "unknown".to_owned(), |all| format!("{all:.1}"))
+    };
     let virtual_machine = if machine["virtual"] == true {
         ", itself virtual"
     } else {
@@ -57,7 +57,11 @@ pub(super) fn section(evaluation: &Evaluation) -> String {
          | TAP | {} |\n\
          | commit, date | {}, {} |\n\
          | command | `{}` |\n\
-         | stolen time | {} % of a run; {} of {} runs were made again for more than {STEAL_LIMIT} %, {over} count although they had more |\n",
+         | stolen time | {} % of a run |\n\
+         | time that others used | {} % of a run |\n\
+         | made again | {} of {} runs, for more than {DISTURBANCE_LIMIT} % of either; {over} count although they had more |\n\
+         | getppid | {} ns |\n\
+         | a word to another processor and back | {} ns |\n",
         word("processor"),
         word("processors"),
         word("memory_mib"),
@@ -74,9 +78,12 @@ pub(super) fn section(evaluation: &Evaluation) -> String {
         environment.commit,
         environment.date,
         command(settings),
-        steal.map_or_else(|| "unknown".to_owned(), |steal| format!("{steal:.1}")),
+        spread(&|run| Some(run.steal_percent)),
+        spread(&|run| Some(run.surroundings?.foreign_percent)),
         evaluation.runs.len() - counted.len(),
         evaluation.runs.len(),
+        spread(&|run| Some(run.surroundings?.getppid_ns)),
+        spread(&|run| run.surroundings?.ping_pong_ns),
     );
     text += "\nCommand lines of the first round (those of all runs are in the JSON):\n";
     for &nic in &settings.nics {
@@ -120,6 +127,29 @@ pub(super) fn command(settings: &Settings) -> String {
         command += &format!(" --nics {}", nics.join(","));
     }
     command
+}
+
+/// What the processor time beside QEMU's and the daemon's is.
+pub(super) fn rest(evaluation: &Evaluation) -> String {
+    let nics = evaluation.settings.nics.iter();
+    let runs = nics.flat_map(|&nic| evaluation.of(nic));
+    let all: Vec<Cpu> = runs
+        .flat_map(|run| [run.receive.cpu, run.send.cpu])
+        .collect();
+    let mut text = if all.iter().all(|cpu| cpu.ours.is_some()) {
+        "iperf3's other end, this command, the kernel's threads; all of it by what the kernel says each process has run"
+    } else {
+        "iperf3's other end and the host's kernel, by ticks, which overlook much of it"
+    }
+    .to_owned();
+    let short = all.iter().filter(|cpu| cpu.is_short()).count();
+    if short > 0 {
+        text += &format!(
+            "; **in {short} of {} streams all came to less than QEMU's and the daemon's part, which counts then**",
+            all.len()
+        );
+    }
+    text
 }
 
 /// How many frames a round's percentiles are taken of.

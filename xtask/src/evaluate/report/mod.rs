@@ -84,9 +84,9 @@ fn load(run: &Run, rate: u32) -> Option<&Load> {
     run.loads.iter().find(|load| load.rate == rate)
 }
 
-/// Processor seconds of the whole machine for a gigabyte through the TAP.
+/// Processor seconds of all that a gigabyte through the TAP takes.
 fn cpu(stream: &Stream) -> Option<f64> {
-    (stream.bytes > 0).then(|| stream.cpu.machine / gigabytes(stream))
+    (stream.bytes > 0).then(|| stream.cpu.whole() / gigabytes(stream))
 }
 
 fn gigabytes(stream: &Stream) -> f64 {
@@ -144,9 +144,10 @@ fn text(evaluation: &Evaluation) -> String {
     ));
     sections.push(latency_section(figures));
     let mut processors = format!(
-        "## Processor time\n\nWhat the whole machine spends on a gigabyte through the TAP during iperf3: QEMU (with the \
-         guest's own work), our daemon, and everything else (iperf3's other end, the host's kernel).\n\n\
+        "## Processor time\n\nWhat a gigabyte through the TAP takes during iperf3: QEMU (with the \
+         guest's own work), our daemon, and the rest ({}).\n\n\
          ![processor time per gigabyte]({})\n\n{}",
+        conditions::rest(evaluation),
         pictures::CPU,
         tables::cpu(figures)
     );

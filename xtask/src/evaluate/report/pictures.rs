@@ -80,7 +80,7 @@ fn cpu(figures: Figures<'_>) -> String {
         title: "Processor time for a gigabyte",
         subtitle: &spread(figures),
         scale: "seconds of processor time per gigabyte through the TAP",
-        parts: &["QEMU with the guest", "nic-emu-cli", "rest of the machine"],
+        parts: &["QEMU with the guest", "nic-emu-cli", "the rest"],
         rows,
     }
     .draw()

@@ -243,6 +243,6 @@ pub(super) fn cpu_parts(
         figures.of(nic, metric).map(|summary| summary.median)
     };
     let (qemu, daemon) = (median(|s| s.cpu.qemu)?, median(|s| s.cpu.daemon)?);
-    let rest = median(|s| (s.cpu.machine - s.cpu.qemu - s.cpu.daemon).max(0.0))?;
+    let rest = median(|s| s.cpu.whole() - s.cpu.parts())?;
     Some([qemu, daemon, rest])
 }

@@ -6,6 +6,7 @@ use super::super::contestant::Contestant::{self, E1000, NicEmu, VirtioNet};
 use super::super::record::{
     Bare, Cpu, Environment, Evaluation, Events, Load, Run, Settings, Stream, Trips,
 };
+use super::super::surroundings::Surroundings;
 use crate::placement::Placement;
 
 use super::{Figures, conditions, pictures, receive, text, write};
@@ -39,7 +40,8 @@ fn run(nic: Contestant, round: u32, speed: f64, delay: f64) -> Run {
         cpu: Cpu {
             qemu: 1.0,
             daemon: 0.25,
-            machine: 1.75,
+            machine: 1.2,
+            ours: Some(1.75),
             elapsed: 1.25,
         },
         events: Some(Events {
@@ -76,6 +78,11 @@ fn run(nic: Contestant, round: u32, speed: f64, delay: f64) -> Run {
         round,
         attempt: 1,
         steal_percent: 0.5,
+        surroundings: Some(Surroundings {
+            foreign_percent: 1.5,
+            getppid_ns: 120.0,
+            ping_pong_ns: Some(210.0),
+        }),
         qemu: "qemu -M q35".into(),
         daemon: nic
             .label()
@@ -197,7 +204,10 @@ fn a_run_with_stolen_time_gives_way_to_its_repetition() {
     // Still too much: it counts until there is a better one.
     assert_eq!(evaluation.next_attempt(NicEmu, 0), Some(3));
     assert_eq!(evaluation.run(NicEmu, 0).unwrap().attempt, 2);
-    assert!(text(&evaluation).contains("1 of 7 runs were made again for more than 5 %, 1 count"));
+    assert!(
+        text(&evaluation)
+            .contains("made again | 1 of 7 runs, for more than 5 % of either; 1 count")
+    );
     better.attempt = 3;
     better.steal_percent = 1.0;
     evaluation.runs.push(better);
@@ -276,6 +286,58 @@ fn the_answers_stand_beside_the_thesis() {
     let behind = text(&evaluation(0.5, 0.5));
     assert!(section(&behind, IMPACT).contains("RX is behind (0.50x after 0.60x), TX behind"));
     assert!(section(&report, VIABLE).contains("0.08 to 0.17"));
+}
+
+#[test]
+fn a_run_beside_others_gives_way_too() {
+    let mut evaluation = evaluation(1.0, 1.0);
+    let report = text(&evaluation);
+    for row in [
+        "| time that others used | 1.5 (1.5 to 1.5) % of a run |",
+        "| getppid | 120.0 (120.0 to 120.0) ns |",
+        "| a word to another processor and back | 210.0 (210.0 to 210.0) ns |",
+    ] {
+        assert!(report.contains(row), "{row}");
+    }
+    evaluation.runs[0].surroundings = Some(Surroundings {
+        foreign_percent: 5.1,
+        ..Surroundings::default()
+    });
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), Some(2));
+    assert!(text(&evaluation).contains("1 count although"));
+    // Of older runs nobody knows: they count.
+    evaluation.runs[0].surroundings = None;
+    assert_eq!(evaluation.next_attempt(NicEmu, 0), None);
+    evaluation
+        .runs
+        .iter_mut()
+        .for_each(|run| run.surroundings = None);
+    assert!(text(&evaluation).contains("| getppid | unknown ns |"));
+}
+
+#[test]
+fn processor_time_is_no_less_than_its_parts() {
+    let cpu = |ours, machine| Cpu {
+        qemu: 1.0,
+        daemon: 0.25,
+        machine,
+        elapsed: 1.25,
+        ours,
+    };
+    // What each process has run counts, not the ticks.
+    let exact = cpu(Some(1.75), 1.2);
+    assert_eq!((exact.whole(), exact.is_short()), (1.75, false));
+    let mut evaluation = evaluation(1.0, 1.0);
+    assert!(!text(&evaluation).contains("came to less"));
+    // Older runs have nothing else, and it may fall short.
+    let ticks = cpu(None, 1.2);
+    assert_eq!((ticks.whole(), ticks.is_short()), (1.25, true));
+    assert_eq!(cpu(None, 1.5).whole(), 1.5);
+    evaluation.runs[0].receive.cpu = ticks;
+    let report = text(&evaluation);
+    let section = section(&report, "## Processor time");
+    assert!(section.contains("**in 1 of 12 streams all came to less"));
+    assert!(section.contains("by ticks"));
 }
 
 /// Checks that tags are nested and attributes quoted; returns how many elements there are.
