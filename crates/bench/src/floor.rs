@@ -145,18 +145,32 @@ impl Contender for RawWrite {
 pub struct RawRead<'f> {
     tun: OwnedFd,
     feeder: &'f Feeder,
-    buffer: Vec<u8>,
+    /// As far apart as a driver's, or only one.
+    buffers: Vec<u8>,
+    len: usize,
     frames: u64,
 }
 
 impl<'f> RawRead<'f> {
-    /// `frames` of them in a piece.
+    /// `frames` of them in a piece, all into the same buffer, which no cache forgets.
     #[must_use]
     pub fn new(tun: OwnedFd, feeder: &'f Feeder, frames: u64) -> Self {
+        Self::into(tun, feeder, frames, vec![0; 64 << 10], 64 << 10)
+    }
+
+    /// Each into a buffer of its own, one after the other, as a NIC has to.
+    #[must_use]
+    pub fn spread(tun: OwnedFd, feeder: &'f Feeder, frames: u64) -> Self {
+        let buffers = vec![0; frames as usize * RX_STRIDE];
+        Self::into(tun, feeder, frames, buffers, RX_STRIDE)
+    }
+
+    fn into(tun: OwnedFd, feeder: &'f Feeder, frames: u64, buffers: Vec<u8>, len: usize) -> Self {
         Self {
             tun,
             feeder,
-            buffer: vec![0; 64 << 10],
+            buffers,
+            len,
             frames,
         }
     }
@@ -169,8 +183,11 @@ impl Contender for RawRead<'_> {
 
     fn run(&mut self) -> u64 {
         let mut frames = 0;
+        let buffers = self.buffers.len() / self.len;
         loop {
-            match rustix::io::read(&self.tun, &mut self.buffer[..]) {
+            let buffer = frames as usize % buffers * self.len;
+            let buffer = &mut self.buffers[buffer..buffer + self.len];
+            match rustix::io::read(&self.tun, buffer) {
                 Ok(_) => frames += 1,
                 Err(Errno::AGAIN) => break,
                 Err(error) => panic!("a TAP can be read: {error}"),

@@ -120,14 +120,16 @@ impl Bench<'_> {
         if self.options.wants(&rx) {
             let feeder = Feeder::new(0, size)?;
             let floor = &mut RawRead::new(tap::descriptor(&tap)?, &feeder, frames);
+            let spread = &mut RawRead::spread(tap::descriptor(&tap)?, &feeder, frames);
             let mut ours = Receive::new(ring, Source::Tap(&mut *tap.rx, &feeder))?;
-            self.beside(
-                &rx,
-                &mut ours,
-                floor,
-                "the speed of plain reads of the same TAP",
-                0.8,
-            );
+            let plan = self.options.plan();
+            let contenders: &mut [&mut dyn Contender] = &mut [&mut ours, floor, spread];
+            let measured = interleave(plan, &self.background, contenders);
+            let what = "the speed of plain reads of the same TAP";
+            let mut figure = figure_beside(&rx, &measured, what, 0.8);
+            let what = "the speed of plain reads into as many buffers";
+            figure.spread_floor = Some(floor_of(&measured, 2, what));
+            self.add(figure);
         }
         anyhow::ensure!(
             tap.counters.counters().tx_dropped == 0,
@@ -191,15 +193,7 @@ impl Bench<'_> {
     ) {
         let plan = self.options.plan();
         let measured = interleave(plan, &self.background, &mut [ours, floor]);
-        let mut figure = figure(name.to_owned(), &measured);
-        let ratio = spread(measured.ratios(0, 1));
-        figure.goal = Some(Goal::new(what, goal, ratio.median));
-        figure.floor = Some(Floor {
-            what: what.to_owned(),
-            ns: spread(measured.per_frame[1].iter().copied()),
-            ratio,
-        });
-        self.add(figure);
+        self.add(figure_beside(name, &measured, what, goal));
     }
 
     /// A daemon's NICs, rings posted beforehand.
@@ -392,12 +386,31 @@ fn figure(name: String, measured: &Measured) -> Figure {
         per_second: 1e9 / ns.median,
         processor_ns: None,
         floor: None,
+        spread_floor: None,
         goal: None,
         getppid_ns: Spread::of(measured.getppid.iter().copied()),
         ping_pong_ns: Spread::of(measured.ping_pong.iter().copied()),
         steal_percent: measured.usage.steal_percent(),
         foreign_percent: measured.usage.foreign_percent(measured.own),
         repeated: measured.repeated,
+    }
+}
+
+/// Of the first contender beside the second, its floor.
+fn figure_beside(name: &str, measured: &Measured, what: &str, goal: f64) -> Figure {
+    let mut figure = figure(name.to_owned(), measured);
+    let floor = floor_of(measured, 1, what);
+    figure.goal = Some(Goal::new(what, goal, floor.ratio.median));
+    figure.floor = Some(floor);
+    figure
+}
+
+/// What contender `index` is to the first.
+fn floor_of(measured: &Measured, index: usize, what: &str) -> Floor {
+    Floor {
+        what: what.to_owned(),
+        ns: spread(measured.per_frame[index].iter().copied()),
+        ratio: spread(measured.ratios(0, index)),
     }
 }
 

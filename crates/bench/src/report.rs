@@ -86,6 +86,9 @@ pub struct Figure {
     pub processor_ns: Option<f64>,
     /// What the same frames cost at the least.
     pub floor: Option<Floor>,
+    /// What they cost if that, too, has to spread them over memory as a NIC does.
+    #[serde(default)]
+    pub spread_floor: Option<Floor>,
     /// What was aimed at.
     pub goal: Option<Goal>,
     /// A getppid, meanwhile.
@@ -147,8 +150,14 @@ impl fmt::Display for Figure {
             write!(f, ", {ratio:.2} times {what} ({:.1} ns)", ns.median)?;
         }
         match &self.goal {
-            Some(goal) if goal.met => write!(f, ", goal {} reached", goal.least),
-            Some(goal) => write!(f, ", goal {} MISSED", goal.least),
+            Some(goal) if goal.met => write!(f, ", goal {} reached", goal.least)?,
+            Some(goal) => write!(f, ", goal {} MISSED", goal.least)?,
+            None => {}
+        }
+        match &self.spread_floor {
+            Some(Floor { what, ns, ratio }) => {
+                write!(f, "; {ratio:.2} times {what} ({:.1} ns)", ns.median)
+            }
             None => Ok(()),
         }
     }
@@ -315,6 +324,7 @@ mod tests {
             ns: spread(ns),
             per_second: 1e9 / ns,
             floor: Some(floor),
+            spread_floor: None,
             goal: Some(Goal::new("share", 0.7, 50.0 / ns)),
             processor_ns: None,
             getppid_ns: None,

@@ -1,4 +1,6 @@
 //! The driver's way to a model whose queues somebody else calls.
+//!
+//! Not `guest-driver`'s, though much like its `direct`: this file is put into older commits, whose driver has what it had then.
 
 use std::io;
 
