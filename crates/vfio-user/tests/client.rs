@@ -21,7 +21,7 @@ use vfio_user::wire::{
 };
 use zerocopy::IntoBytes;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const NEVER: Duration = Duration::from_millis(50);
 const BOTH: u32 = dma_map_flags::READ | dma_map_flags::WRITE;
 const RAM: u64 = 1 << 32;

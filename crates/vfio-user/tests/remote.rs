@@ -15,6 +15,9 @@ use zerocopy::IntoBytes;
 const INVAL: u32 = Errno::INVAL.raw_os_error() as u32;
 const IO: u32 = Errno::IO.raw_os_error() as u32;
 
+/// After so long, whoever asked is told that there is no answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Maps memory without a descriptor.
 fn map(peer: &mut Peer, iova: u64, size: u64) {
     let reply = peer.ask(command::DMA_MAP, &dma_map(3, 0, iova, size), &[]);
@@ -156,16 +159,12 @@ fn an_epoch_interrupts_whoever_waits_for_the_client() {
     let rig = Rig::start();
     let mut peer = Peer::qemu(&rig.path);
     map(&mut peer, 0, 0x10_0000);
-    let start = Instant::now();
     let reader = read(&rig, 0x1000, 4);
     let first = asked(&mut peer, command::DMA_READ);
     rig.hold(true);
     let id = peer.send(command::DMA_UNMAP, &dma_unmap(24, 0, 0, 0x10_0000), &[]);
+    // Not the error of one that was never answered.
     assert_eq!(reader.join().unwrap(), Err(DmaError::Interrupted));
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "at once, not after a time limit"
-    );
     peer.hears_nothing();
     rig.hold(false);
     assert_eq!(peer.next().header.id, id);
@@ -213,7 +212,7 @@ fn a_client_that_leaves_ends_all_waiting() {
     drop(peer);
     assert!(reader.join().unwrap().is_err());
     let _ = flusher.join().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < PATIENCE);
     // The next one finds nothing left over.
     let mut peer = Peer::qemu(&rig.path);
     peer.hears_nothing();
@@ -229,7 +228,7 @@ fn a_server_that_ends_ends_all_waiting() {
     let _ = asked(&mut peer, command::DMA_READ);
     drop(rig);
     assert!(reader.join().unwrap().is_err());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < PATIENCE);
 }
 
 #[test]

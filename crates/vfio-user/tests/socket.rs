@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::idle::{Nothing, server};
 use common::{LEVEL, Rig, access, event_fd, memfd, message, proposal, signal, wait, words};
@@ -13,7 +13,7 @@ use vfio_user::client::{Client, ClientError, Dialect};
 use vfio_user::wire::{dma_map_flags, region_index, set_irqs_flags as set};
 use vfio_user::{Accepted, Command, ResetKind};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 const NEVER: Duration = Duration::from_millis(50);
 const BOTH: u32 = dma_map_flags::READ | dma_map_flags::WRITE;
 
@@ -236,9 +236,9 @@ fn spdk_starts_up() {
 fn a_second_client_is_turned_away_at_once() {
     let rig = Rig::start();
     let mut first = Client::connect(&rig.path).unwrap();
-    let start = Instant::now();
-    assert!(Client::connect(&rig.path).is_err());
-    assert!(start.elapsed() < Duration::from_secs(1));
+    let error = Client::connect(&rig.path).unwrap_err();
+    let waited = matches!(&error, ClientError::Socket(e) if e.kind() == ErrorKind::TimedOut);
+    assert!(!waited, "{error}");
     first.config_read::<4>(0).unwrap();
     assert_eq!(*rig.shared.refused.lock().unwrap(), 1);
 }

@@ -67,7 +67,7 @@ pub(crate) const BAD_ADDRESSES: &[u64] = &[
 ];
 
 /// How long an exchange of frames may take at worst, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs `script` against a NIC.
 pub(crate) fn against(script: impl FnOnce(&mut Nic)) {

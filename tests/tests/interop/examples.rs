@@ -22,7 +22,7 @@ use crate::relay::{REGION_WRITE, Relay, SET_IRQS};
 use crate::running::{self, number};
 
 /// What anything may take that happens at once, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long nothing must happen where nothing may.
 const QUIET: Duration = Duration::from_millis(50);
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::check;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// ACPI's hot-plug registers of the machine `pc`: which bus, and which of its slots to eject.
 const BUS_SELECT: u16 = 0xAE10;
 const EJECT: u16 = 0xAE08;

@@ -439,7 +439,7 @@ impl Rig {
     pub fn until(&self, what: &str, test: impl Fn(&Ram) -> bool) {
         let start = Instant::now();
         while !test(&self.shared.ram.lock().unwrap()) {
-            assert!(start.elapsed() < Duration::from_secs(5), "never: {what}");
+            assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -60,7 +60,7 @@ impl Peer {
 
     pub fn raw(stream: UnixStream) -> Self {
         stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         Self { stream, next_id: 0 }
     }
@@ -153,7 +153,7 @@ impl Peer {
         self.stream.set_read_timeout(short).unwrap();
         let got = self.try_next();
         assert!(got.is_none(), "{got:?}");
-        let long = Some(Duration::from_secs(10));
+        let long = Some(Duration::from_secs(20));
         self.stream.set_read_timeout(long).unwrap();
     }
 

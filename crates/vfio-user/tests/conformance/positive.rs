@@ -10,7 +10,7 @@ use crate::common::peer::Peer;
 use crate::common::{Desk, Rig, access, dma_map, event_fd, memfd, message, wait, words};
 use crate::{BOTH, Case, PAGE, request};
 
-const SOON: std::time::Duration = std::time::Duration::from_secs(5);
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
 #[test]
 fn get_info_with_more_room_is_16_bytes() {
