@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustix::event::epoll;
 use vfio_user::{
-    Bar, Device, Epoll, Event, Handler, IrqTable, ListenOptions, Listener, Region, ResetKind,
-    Server,
+    Accepted, Bar, Device, Epoll, Event, Handler, IrqTable, ListenOptions, Listener, Region,
+    ResetKind, Server,
 };
 
 struct Counter {
@@ -48,21 +48,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (count, irqs) = (0, server.irqs());
     let mut counter = Counter { count, irqs };
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let (mut events, mut seen) = (Vec::with_capacity(4), server.epoch());
+    let mut events = Vec::with_capacity(4);
     loop {
         let (epoll, token) = (epoll.as_fd(), 0);
         server.update_watches(&mut Epoll { epoll, token })?;
         epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None)?;
         for event in events.drain(..) {
             let event = Event::from_epoll(event.data.u64(), event.flags);
-            if let Some(Err(closed)) = event.map(|e| server.on_event(e, &mut counter)) {
-                eprintln!("{closed}");
+            match event.map(|event| server.on_event(event, &mut counter)) {
+                Some(Err(closed)) => eprintln!("{closed}"),
+                Some(Ok(Some(Accepted::Failed(error)))) => return Err(error.into()),
+                _ => {}
             }
         }
         // No queues, no DMA: nothing to wait for.
-        while server.epoch() != seen {
-            seen = server.epoch();
-            let _ = server.pass_epoch(seen, &mut counter);
-        }
+        let _ = server.pass_epochs(&mut counter);
     }
 }

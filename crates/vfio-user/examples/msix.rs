@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         // No queues, no DMA: nothing to wait for.
-        if let Err(closed) = server.pass_epoch(server.epoch(), &mut doorbells) {
+        if let Err(closed) = server.pass_epochs(&mut doorbells) {
             eprintln!("{closed}");
         }
     }

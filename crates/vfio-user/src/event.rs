@@ -46,7 +46,9 @@ pub struct Event {
 }
 
 impl Event {
-    /// What [`Epoll`] watched and `epoll_wait` reported. None if the data are not ours.
+    /// What [`Epoll`] watched and `epoll_wait` reported. None if the three lowest bits of the data are 5, 6 or 7, which no
+    /// server uses: a loop's own descriptors can have them. Which server it was the other bits say, its
+    /// [token](Epoll::token).
     pub fn from_epoll(data: u64, flags: epoll::EventFlags) -> Option<Self> {
         Some(Self {
             source: match data & Epoll::SOURCE {

@@ -72,8 +72,8 @@ pub trait Handler {
     fn reset(&mut self, kind: ResetKind);
 
     /// Whether queues have to see what has just been done before anything else is: then an epoch begins, and nothing
-    /// further is executed before it has passed. Asked once after each [`write`](Self::write) and
-    /// [`reset`](Self::reset).
+    /// further is executed before it has passed. Asked once after each [`write`](Self::write), each
+    /// [`reset`](Self::reset) and each write to configuration space.
     fn settles(&mut self) -> bool {
         false
     }

@@ -17,6 +17,11 @@
 #![doc = include_str!("../examples/counter.rs")]
 //! ```
 //!
+//! It needs the crate `rustix`, version 1, with its feature `event`: what [`Epoll`] and [`Event`] are made for. Another
+//! event loop implements [`Poller`] and makes [`Event`]s itself. A loop's own descriptors (timers, a backend, the other end
+//! of an [ioeventfd](DeviceBuilder::ioeventfd)) are watched with data whose three lowest bits are 5, 6 or 7, and
+//! [`Event::from_epoll`] leaves them alone. `examples/msix.rs` has 32 vectors of MSI-X.
+//!
 //! # The life of a device
 //!
 //! A [`Listener`] is bound, and the server waits. The client connects, *negotiates* a version and capabilities (this is
@@ -51,7 +56,7 @@
 //! request. So such a request begins an *epoch* ([`Server::epoch`] counts them), and its reply, with all that follow,
 //! is held back until the owner of the queues calls [`Server::pass_epoch`]. Before that each queue has dropped the
 //! memory map it was using and loaded the new one, and has noticed that it was reset or stopped. A device without
-//! queues passes at once, as in the example. Clients wait about 5 seconds for a reply, then give the device up: pass
+//! queues passes at once, as in the example, with [`Server::pass_epochs`]. Clients wait about 5 seconds for a reply, then give the device up: pass
 //! quickly, and never make it wait for the client.
 //!
 //! # Memory
@@ -83,6 +88,10 @@
 //! A BAR can be backed by a file in whole or in part ([`mappable`](DeviceBuilder::mappable)), which clients map into
 //! the guest: accesses cost nothing then, and tell nothing. The device looks at the memory by itself
 //! ([`Server::region_mem`]), in a loop or on a timer. The price: QEMU stops posting writes to all of the device's BARs.
+//!
+//! The other way to save messages, an eventfd that a client signals in place of a write
+//! ([`ioeventfd`](DeviceBuilder::ioeventfd)), is offered to whoever asks; none of the hypervisors below does, so a device
+//! has to take the same writes by message.
 //!
 //! # Migration
 //!

@@ -130,6 +130,22 @@ impl Server {
         self.on_writable(handler)
     }
 
+    /// Passes every epoch that has begun, and those that begin with the requests which waited behind them: for a device
+    /// that uses guest memory only while its handler is called, if at all. Call it after the events of each turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the client is gone.
+    pub fn pass_epochs(&mut self, handler: &mut (impl Handler + ?Sized)) -> Result<(), Closed> {
+        loop {
+            let epoch = self.epoch();
+            self.pass_epoch(epoch, handler)?;
+            if self.epoch() == epoch {
+                return Ok(());
+            }
+        }
+    }
+
     /// Dispatches to the `on_*` functions. Events that have become void meanwhile do no harm.
     ///
     /// # Errors

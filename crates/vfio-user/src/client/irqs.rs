@@ -61,7 +61,8 @@ impl Client {
     }
 
     /// Has the interrupts from `start` on signalled by `fds`, in as many messages as the server needs for so many
-    /// descriptors. Specification, "VFIO_USER_DEVICE_SET_IRQS".
+    /// descriptors. Wait for them with `poll`: a server may make them nonblocking, for both ends, and this crate's does.
+    /// Specification, "VFIO_USER_DEVICE_SET_IRQS".
     ///
     /// # Errors
     ///
