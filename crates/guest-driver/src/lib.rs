@@ -17,6 +17,7 @@ pub mod bus;
 pub mod desc;
 pub mod e1000;
 pub mod eeprom;
+pub mod fcs;
 pub mod phy;
 pub mod regs;
 pub mod ring;

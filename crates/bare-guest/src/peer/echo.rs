@@ -12,7 +12,7 @@ use bare_guest::report;
 use bare_guest::report::Serial;
 use e1000_driver::e1000::{E1000Device, KernelFunc};
 use guest_driver::Bus;
-use guest_driver::packet::fcs;
+use guest_driver::fcs::fcs;
 use guest_driver::regs::pci;
 
 /// PCI's COMMAND: memory decodes, and the device may reach RAM.
