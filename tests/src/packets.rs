@@ -9,7 +9,7 @@ use nic_emu_lab::{Bare, BareBuilder, Netns, Record};
 use crate::counters::{self, TapCounters};
 use crate::counts::{Cpu, Messages, Mmio, Trace, messages};
 use crate::daemon::Daemon;
-use crate::latency::{FRAME, Flood};
+use crate::latency::{FRAME, fill};
 
 /// What a guest may take for one job, the firmware included.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -69,21 +69,20 @@ pub fn send(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
     Ok(flow)
 }
 
-/// The guest receives `count` frames of 60 bytes while `rate` a second are offered to its TAP: more than it can take, but
-/// not so many that they keep the processors from it.
+/// The guest receives `count` frames of 60 bytes, all of which wait in the queue of its TAP before it begins: who sends
+/// them takes no processor from it meanwhile, and is no limit to it.
 ///
 /// # Errors
-/// The guest does not come up, or no frames arrive.
-pub fn receive(bare: BareBuilder, way: &Way<'_>, count: u32, rate: u32) -> Result<Flow> {
+/// The guest does not come up, or the frames do not arrive.
+pub fn receive(bare: BareBuilder, way: &Way<'_>, count: u32) -> Result<Flow> {
     const EVERYBODY: [u8; 6] = [0xFF; 6];
     let mut guest = bare.start(&format!("test=rx count={count} idle=20000 ask=1"))?;
     guest.record("ready", PATIENCE)?;
     let before = Seen::now(&guest, way)?;
+    fill(way.netns, way.tap, EVERYBODY, count)?;
     guest.nudge()?;
-    let flood = Flood::start(way.netns, way.tap, EVERYBODY, rate)?;
     let done = guest.record("rx", PATIENCE)?;
     let flow = before.until(&guest, way, &done)?;
-    flood.stop()?;
     guest.nudge()?;
     guest.finish(PATIENCE)?;
     Ok(flow)

@@ -84,32 +84,28 @@ impl Placement {
         }
     }
 
-    /// All processors that this thread may use, for both.
-    ///
-    /// # Errors
-    /// The kernel does not say which.
-    pub(crate) fn everywhere() -> Result<Self> {
-        let usable: Vec<_> = usable()?.iter().map(usize::to_string).collect();
-        let all = Some(usable.join(","));
-        Ok(Self {
+    /// All of these processors, for both.
+    pub(crate) fn everywhere(all: &[usize]) -> Self {
+        let all: Vec<_> = all.iter().map(usize::to_string).collect();
+        let all = Some(all.join(","));
+        Self {
             guest: all.clone(),
             daemon: all,
-        })
+        }
     }
 
-    /// Leaves these processors to them: this thread, and what it starts from now on, run on the others, if there are any.
+    /// Leaves these processors to them: this thread, and what it starts from now on, run on the others of `all`; on all if
+    /// there are no others.
     ///
     /// # Errors
-    /// The kernel does not say or take them.
-    pub(crate) fn leave(&self) -> Result<()> {
+    /// The kernel does not take them.
+    pub(crate) fn leave(&self, all: &[usize]) -> Result<()> {
         let lists = [&self.guest, &self.daemon].into_iter().flatten();
         let taken: Vec<usize> = lists.filter_map(|list| numbers(list)).flatten().collect();
-        let mut rest = usable()?;
+        let mut rest = all.to_vec();
         rest.retain(|cpu| !taken.contains(cpu));
-        if !rest.is_empty() {
-            run_on(&rest).context("cannot leave processors to the guest")?;
-        }
-        Ok(())
+        let rest = if rest.is_empty() { all } else { &rest };
+        run_on(rest).context("cannot leave processors to the guest")
     }
 
     /// In words.
@@ -134,6 +130,9 @@ impl Placement {
 }
 
 /// The processors that this thread may use.
+///
+/// # Errors
+/// The kernel does not say which.
 pub(crate) fn usable() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(None).context("cannot find out which processors to use")?;
     Ok((0..CpuSet::MAX_CPU)
@@ -207,17 +206,24 @@ mod tests {
     #[test]
     fn what_is_left_is_for_the_rest() {
         let all = usable().unwrap();
-        let everywhere = Placement::everywhere().unwrap();
-        assert_eq!(numbers(&everywhere.guest.unwrap()), Some(all.clone()));
+        let everywhere = Placement::everywhere(&all);
+        assert_eq!(
+            numbers(everywhere.guest.as_ref().unwrap()),
+            Some(all.clone())
+        );
         let placement = Placement {
             guest: all.last().map(usize::to_string),
             daemon: None,
         };
-        placement.leave().unwrap();
+        placement.leave(&all).unwrap();
         let rest = usable().unwrap();
         match all.len() {
             1 => assert_eq!(rest, all),
             more => assert_eq!(rest, all[..more - 1]),
+        }
+        for nowhere_else in [everywhere, Placement::default()] {
+            nowhere_else.leave(&all).unwrap();
+            assert_eq!(usable().unwrap(), all);
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! The guest's part is in [`reflector`](crate::reflector).
 
+mod fill;
 mod flood;
 mod ledger;
 mod link;
@@ -24,6 +25,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use nic_emu_lab::Netns;
 
+pub use fill::fill;
 pub use flood::Flood;
 pub use link::{ETHERTYPE, FRAME};
 

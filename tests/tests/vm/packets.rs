@@ -82,7 +82,7 @@ fn counted(lab: &Lab, ours: bool) -> Result<String> {
     }
 
     let (bare, trace) = boot()?;
-    let received = packets::receive(bare, &way(&trace), FRAMES, 20_000)?;
+    let received = packets::receive(bare, &way(&trace), FRAMES)?;
     ensure!(received.frames == u64::from(FRAMES), "{received:?}");
     ensure!(received.tap.tx_packets >= u64::from(FRAMES), "{received:?}");
     // At its end it reads how many it has missed.

@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     cli::nic_emu_cli()?;
     let lab = Lab::open()?;
     lab.prepare(&[options.suite])?;
-    placement.leave()?;
+    placement.leave(&placement::usable()?)?;
     if options.rounds < 7 {
         eprintln!("fewer than 7 rounds: take the figures as a hint");
     }

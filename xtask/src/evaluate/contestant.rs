@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::record::Settings;
+use crate::placement::Placement;
 use crate::stage::Maker;
 
 /// A NIC, with whoever makes it.
@@ -34,17 +36,55 @@ pub(crate) enum Contestant {
     Igb,
     /// QEMU's virtio-net, without vhost.
     VirtioNet,
+    /// `nic-emu`, wherever the kernel likes.
+    NicEmuAnywhere,
+    /// `nic-emu-poll`, wherever the kernel likes (`--busy-poll-anywhere`).
+    NicEmuPollAnywhere,
+    /// `e1000`, wherever the kernel likes.
+    E1000Anywhere,
+    /// `e1000e`, wherever the kernel likes.
+    E1000eAnywhere,
+    /// `virtio-net`, wherever the kernel likes.
+    VirtioNetAnywhere,
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::NicEmu,
         Self::NicEmuPoll,
         Self::E1000,
         Self::E1000e,
         Self::Igb,
         Self::VirtioNet,
+        Self::NicEmuAnywhere,
+        Self::NicEmuPollAnywhere,
+        Self::E1000Anywhere,
+        Self::E1000eAnywhere,
+        Self::VirtioNetAnywhere,
     ];
+
+    /// Those that differ with QEMU and the daemon there.
+    pub(crate) fn all(placement: &Placement) -> Vec<Self> {
+        let differs = |nic: &Self| nic.is_placed() || *placement != Placement::default();
+        Self::ALL.into_iter().filter(differs).collect()
+    }
+
+    /// The same NIC where the kernel likes, if that is compared.
+    pub(crate) fn anywhere(self) -> Option<Self> {
+        match self {
+            Self::NicEmu => Some(Self::NicEmuAnywhere),
+            Self::NicEmuPoll => Some(Self::NicEmuPollAnywhere),
+            Self::E1000 => Some(Self::E1000Anywhere),
+            Self::E1000e => Some(Self::E1000eAnywhere),
+            Self::VirtioNet => Some(Self::VirtioNetAnywhere),
+            _ => None,
+        }
+    }
+
+    /// Whether it runs where `--guest-cpus` and `--daemon-cpu` say.
+    pub(crate) fn is_placed(self) -> bool {
+        !Self::ALL.iter().any(|nic| nic.anywhere() == Some(self))
+    }
 
     /// What it is called in tables and figures.
     pub(crate) fn label(self) -> &'static str {
@@ -55,23 +95,31 @@ impl Contestant {
             Self::E1000e => "QEMU e1000e",
             Self::Igb => "QEMU igb",
             Self::VirtioNet => "QEMU virtio-net",
+            Self::NicEmuAnywhere => "nic-emu e1000, anywhere",
+            Self::NicEmuPollAnywhere => "nic-emu e1000, busy poll, anywhere",
+            Self::E1000Anywhere => "QEMU e1000, anywhere",
+            Self::E1000eAnywhere => "QEMU e1000e, anywhere",
+            Self::VirtioNetAnywhere => "QEMU virtio-net, anywhere",
         }
     }
 
     /// How it is started.
-    pub(crate) fn maker(self, busy_poll_us: u32) -> Maker {
+    pub(crate) fn maker(self, settings: &Settings) -> Maker {
         let qemu = |device: &str| Maker::Qemu(device.to_owned());
+        let polls = |us: u32| Maker::NicEmu(vec!["--busy-poll".into(), us.to_string()]);
         match self {
-            Self::NicEmu => Maker::NicEmu(Vec::new()),
-            Self::NicEmuPoll => Maker::NicEmu(vec!["--busy-poll".into(), busy_poll_us.to_string()]),
-            Self::E1000 => qemu("e1000"),
-            Self::E1000e => qemu("e1000e"),
+            Self::NicEmu | Self::NicEmuAnywhere => Maker::NicEmu(Vec::new()),
+            Self::NicEmuPoll => polls(settings.busy_poll_us),
+            Self::NicEmuPollAnywhere => polls(settings.busy_poll_anywhere_us),
+            Self::E1000 | Self::E1000Anywhere => qemu("e1000"),
+            Self::E1000e | Self::E1000eAnywhere => qemu("e1000e"),
             Self::Igb => qemu("igb"),
-            Self::VirtioNet => qemu("virtio-net-pci"),
+            Self::VirtioNet | Self::VirtioNetAnywhere => qemu("virtio-net-pci"),
         }
     }
 
-    /// Whether the guest without an operating system has a driver for it: that of the 82540EM.
+    /// Whether the guest without an operating system runs on it, which has a driver for the 82540EM and is placed nowhere
+    /// anyhow.
     pub(crate) fn is_82540em(self) -> bool {
         matches!(self, Self::NicEmu | Self::NicEmuPoll | Self::E1000)
     }
@@ -115,7 +163,7 @@ mod tests {
                 }
             }
         }
-        let firsts = (0..12).filter(|&round| place(round, Contestant::Igb) == 0);
+        let firsts = (0..22).filter(|&round| place(round, Contestant::Igb) == 0);
         assert_eq!(firsts.count(), 2);
         assert!(order(&[], 3).is_empty());
     }

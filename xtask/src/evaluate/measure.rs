@@ -31,10 +31,8 @@ const BUCKET: f64 = 1.04;
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
     pub(super) lab: Lab,
-    /// Where the guest without an operating system runs.
-    pub(super) everywhere: Placement,
-    /// The processors that there are.
-    pub(super) cpus: Vec<usize>,
+    /// All that may be used.
+    pub(super) processors: Vec<usize>,
     pub(super) suite: Suite,
     pub(super) accel: Accel,
     pub(super) settings: Settings,
@@ -43,14 +41,20 @@ pub(super) struct Measure {
 impl Measure {
     /// Boots a guest on this NIC and measures.
     pub(super) fn run(&self, nic: Contestant, round: u32, attempt: u32) -> Result<Run> {
-        let maker = nic.maker(self.settings.busy_poll_us);
-        let counted = round < self.settings.counted_rounds;
+        let maker = nic.maker(&self.settings);
+        let everywhere = Placement::everywhere(&self.processors);
+        let placement = match nic.is_placed() {
+            true => &self.settings.placement,
+            false => &everywhere,
+        };
+        placement.leave(&self.processors)?;
+        let counted = nic.is_placed() && round < self.settings.counted_rounds;
         let trace = Trace::new()?;
         let boot = Stage::boot(
             &self.lab,
             self.suite,
             self.accel,
-            &self.settings.placement,
+            placement,
             &maker,
             trace.arguments(),
         );
@@ -58,7 +62,7 @@ impl Measure {
         let (guest, host) = (WIRE.second().v4, WIRE.first().v4);
         let echo = reflector::udp_echo(&mut stage.vm, &stage.ground.netns, host, guest)?;
         sleep(PAUSE);
-        let watch = Watch::begin(&self.cpus)?;
+        let watch = Watch::begin(&self.processors)?;
 
         let ping = pinger::ping(stage.ground.netns.name(), guest.into(), [56; PINGS])?;
         let udp = latency::Load::new(UDP_RATE, 1);
@@ -83,7 +87,7 @@ impl Measure {
         drop(stage);
 
         let bare = if self.settings.bare && nic.is_82540em() {
-            let watch = Watch::begin(&self.cpus)?;
+            let watch = Watch::begin(&self.processors)?;
             let mut bare = self.bare(&maker).context("bare guest")?;
             let (meanwhile, stolen) = watch.end()?;
             (surroundings, steal) = (surroundings.worse(meanwhile), steal.max(stolen));
@@ -181,22 +185,23 @@ impl Measure {
 
     /// What the bare guest receives and sends, each by a boot of its own.
     fn bare_flows(&self, maker: &Maker, traces: Option<&[Trace; 2]>) -> Result<[Flow; 2]> {
-        // Under KVM as many take less time.
-        let (count, rate) = match (self.accel, traces) {
-            (Accel::Tcg, None) => (100_000, 250_000),
-            (Accel::Tcg, Some(_)) => (20_000, 250_000),
-            (Accel::Kvm, _) => (1_000_000, 2_000_000),
+        // What is to be received waits in the host's memory, nearly a kilobyte each.
+        let (received, sent) = match traces {
+            None => (200_000, 1_000_000),
+            Some(_) => (20_000, 20_000),
         };
+        let everywhere = Placement::everywhere(&self.processors);
+        everywhere.leave(&self.processors)?;
         let flow = |send: bool| {
             let ground = Ground::new(&self.lab)?;
             let (nic, daemon) = match maker {
                 Maker::NicEmu(arguments) => {
-                    let daemon = ground.daemon(arguments, &self.everywhere)?;
+                    let daemon = ground.daemon(arguments, &everywhere)?;
                     (Nic::vfio_user(daemon.socket(0)), Some(daemon))
                 }
                 Maker::Qemu(device) => (Nic::tap(device, &ground.tap, MAC), None),
             };
-            let guest = self.everywhere.lab(self.lab.clone());
+            let guest = everywhere.lab(self.lab.clone());
             let guest = guest.bare(cli::bare_guest()?).accel(self.accel);
             let mut guest = guest.netns(ground.netns.name()).nic(nic);
             let trace = traces.map(|traces| &traces[usize::from(send)]);
@@ -210,9 +215,9 @@ impl Measure {
                 trace,
             };
             if send {
-                packets::send(guest, &way, count).context("sending")
+                packets::send(guest, &way, sent).context("sending")
             } else {
-                packets::receive(guest, &way, count, rate).context("receiving")
+                packets::receive(guest, &way, received).context("receiving")
             }
         };
         Ok([flow(false)?, flow(true)?])

@@ -22,7 +22,7 @@ use clap::{Args, ValueEnum};
 use nic_emu_lab::{Accel, Lab, Suite};
 use nic_emu_tests::cli;
 
-use crate::placement::{self, Placement};
+use crate::placement;
 use crate::{machine, stage};
 use contestant::{Contestant, order};
 use measure::Measure;
@@ -66,6 +66,10 @@ pub(crate) struct Options {
     /// How long the daemon of `nic-emu-poll` stays awake after an event.
     #[arg(long, value_name = "US", default_value_t = 50)]
     busy_poll: u32,
+
+    /// The same for `nic-emu-poll-anywhere`.
+    #[arg(long, value_name = "US", default_value_t = 1000)]
+    busy_poll_anywhere: u32,
 
     #[command(flatten)]
     placement: placement::Options,
@@ -117,8 +121,9 @@ impl Options {
             seconds,
             mut rates,
             rate_seconds,
-            nics,
+            mut nics,
             busy_poll,
+            busy_poll_anywhere,
             placement,
             suite,
             accel,
@@ -129,6 +134,13 @@ impl Options {
         for (at, nic) in nics.iter().enumerate() {
             ensure!(!nics[..at].contains(nic), "{nic} is named twice in --nics");
         }
+        let placement = placement.placement()?;
+        let all = Contestant::all(&placement);
+        nics.retain(|nic| all.contains(nic));
+        ensure!(
+            nics.iter().any(|nic| nic.is_placed()),
+            "--nics names none that is placed"
+        );
         Ok(Settings {
             counted_rounds: if self.quick {
                 0
@@ -143,7 +155,8 @@ impl Options {
             rate_seconds,
             nics,
             busy_poll_us: busy_poll,
-            placement: placement.placement()?,
+            busy_poll_anywhere_us: busy_poll_anywhere,
+            placement,
             accel: match accel {
                 Accelerator::Tcg => "tcg".into(),
                 Accelerator::Kvm => "kvm".into(),
@@ -210,13 +223,9 @@ fn measure_all(options: &Options, folder: &Path) -> Result<Evaluation> {
     } else {
         Evaluation::new(settings.clone(), environment)
     };
-    let cpus = placement::usable()?;
-    let everywhere = Placement::everywhere()?;
-    settings.placement.leave()?;
     let measure = Measure {
         lab,
-        everywhere,
-        cpus,
+        processors: placement::usable()?,
         suite: options.suite,
         accel: match options.accel {
             Accelerator::Tcg => Accel::Tcg,

@@ -45,6 +45,9 @@ pub(crate) struct Settings {
     /// Whether the guest without an operating system runs, too.
     pub(crate) bare: bool,
     pub(crate) busy_poll_us: u32,
+    /// Of the daemon that runs anywhere; 0 if there is none.
+    #[serde(default)]
+    pub(crate) busy_poll_anywhere_us: u32,
     #[serde(default)]
     pub(crate) placement: Placement,
     /// `tcg` or `kvm`.
@@ -306,10 +309,11 @@ impl Evaluation {
         (0..self.settings.rounds).filter_map(move |round| self.run(nic, round))
     }
 
-    /// The NICs that have at least one run, in the order asked for.
+    /// The NICs that have at least one run where all were placed, in the order asked for.
     pub(crate) fn nics(&self) -> Vec<Contestant> {
         let nics = self.settings.nics.iter().copied();
-        nics.filter(|&nic| self.of(nic).next().is_some()).collect()
+        nics.filter(|&nic| nic.is_placed() && self.of(nic).next().is_some())
+            .collect()
     }
 
     /// Rounds in which all NICs have run.

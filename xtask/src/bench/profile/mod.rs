@@ -98,7 +98,8 @@ struct Row {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let started = Instant::now();
     let placement = options.placement.placement()?;
-    let everywhere = placement::Placement::everywhere()?;
+    let processors = placement::usable()?;
+    let everywhere = placement::Placement::everywhere(&processors);
     let asked = |load: &Load| options.loads.is_empty() || options.loads.contains(load);
     let loads: Vec<_> = Load::ALL.into_iter().filter(asked).collect();
     cli::nic_emu_cli()?;
@@ -117,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         placement,
         everywhere,
     };
-    boot.placement.leave()?;
+    boot.placement.leave(&processors)?;
 
     let mut polls = vec![0, options.busy_poll];
     polls.dedup();

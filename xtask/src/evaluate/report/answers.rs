@@ -4,8 +4,8 @@ use super::super::contestant::Contestant::{self, E1000, E1000e, NicEmu, NicEmuPo
 use super::super::record::{Load, Run};
 use super::super::stats::{Standing, Summary};
 use super::tables::times;
-use super::thesis;
 use super::{Figures, Metric, load, low_latency, ping, receive, receive_cpu, send, send_cpu};
+use super::{places, thesis};
 
 /// Throughput that nobody misses, as a ratio.
 const AS_FAST: f64 = 0.95;
@@ -29,6 +29,9 @@ pub(super) fn impact(figures: Figures<'_>) -> String {
             figures.0.settings.busy_poll_us,
             lowered(&polling.impact())
         );
+    }
+    if let Some(sentence) = places::sentence(figures, NicEmu) {
+        text += &format!(" {sentence}");
     }
     text += "\n\nThe same model of a NIC, in nic-emu's process and in QEMU's own, as ratios to QEMU's e1000:\n\n";
     text += &ratios(

@@ -106,19 +106,20 @@ pub(super) fn command(settings: &Settings) -> String {
     let any = |list: &Option<String>| list.clone().unwrap_or_else(|| "any".to_owned());
     let rates: Vec<String> = settings.rates.iter().map(u32::to_string).collect();
     let mut command = format!(
-        "cargo xtask evaluate --rounds {} --seconds {} --rates {} --rate-seconds {} --busy-poll {} --guest-cpus {} \
-         --daemon-cpu {} --suite {} --accel {}",
+        "cargo xtask evaluate --rounds {} --seconds {} --rates {} --rate-seconds {} --busy-poll {} \
+         --busy-poll-anywhere {} --guest-cpus {} --daemon-cpu {} --suite {} --accel {}",
         settings.rounds,
         settings.seconds,
         rates.join(","),
         settings.rate_seconds,
         settings.busy_poll_us,
+        settings.busy_poll_anywhere_us,
         any(&settings.placement.guest),
         any(&settings.placement.daemon),
         settings.suite,
         settings.accel
     );
-    if settings.nics != Contestant::ALL {
+    if settings.nics != Contestant::all(&settings.placement) {
         let nics = settings
             .nics
             .iter()

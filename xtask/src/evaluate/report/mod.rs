@@ -5,6 +5,7 @@ mod conditions;
 mod events;
 mod goals;
 mod pictures;
+mod places;
 mod tables;
 mod thesis;
 
@@ -136,6 +137,7 @@ fn text(evaluation: &Evaluation) -> String {
         answers::viable(figures),
         goals::section(figures),
     ];
+    sections.extend(places::section(figures));
     sections.push(format!(
         "## Throughput\n\niperf3 over one TCP connection, {} s in each direction, payload.\n\n![iperf3 throughput]({})\n\n{}",
         settings.seconds,

@@ -21,7 +21,8 @@ fn settings(nics: &[Contestant]) -> Settings {
         attempts: 3,
         counted_rounds: 2,
         bare: true,
-        busy_poll_us: 1000,
+        busy_poll_us: 50,
+        busy_poll_anywhere_us: 1000,
         placement: Placement {
             guest: Some("3".into()),
             daemon: Some("3".into()),
@@ -230,7 +231,7 @@ fn the_command_asks_for_the_same_again() {
         #[command(flatten)]
         options: super::super::Options,
     }
-    let mut all = settings(&Contestant::ALL);
+    let mut all = settings(&Contestant::all(&Placement::default()));
     all.placement = Placement::default();
     (all.suite, all.counted_rounds) = ("trixie".into(), 2);
     let mut few = Settings {
@@ -338,6 +339,34 @@ fn processor_time_is_no_less_than_its_parts() {
     let section = section(&report, "## Processor time");
     assert!(section.contains("**in 1 of 12 streams all came to less"));
     assert!(section.contains("by ticks"));
+}
+
+#[test]
+fn places_are_compared_with_their_like_and_each_at_its_best() {
+    use Contestant::{E1000Anywhere, NicEmuAnywhere};
+    let mut evaluation = evaluation(1.2, 1.0);
+    assert!(!text(&evaluation).contains("## Where threads run"));
+    evaluation
+        .settings
+        .nics
+        .extend([NicEmuAnywhere, E1000Anywhere]);
+    for round in 0..2 {
+        evaluation.runs.push(run(NicEmuAnywhere, round, 1.1, 3.0));
+        evaluation.runs.push(run(E1000Anywhere, round, 2.2, 0.5));
+    }
+    let report = text(&evaluation);
+    let places = section(&report, "## Where threads run");
+    let row = "| nic-emu e1000 | RX | **1.20** (1.20 to 1.20) | **0.50** (0.50 to 0.50) | **0.55** (0.55 to 0.55) |";
+    assert!(places.contains(row), "{places}");
+    let row = "| nic-emu e1000 | median ping | **1.00** (1.00 to 1.00) | **6.00** (6.00 to 6.00) | **2.00** (2.00 to 2.00) |";
+    assert!(places.contains(row), "{places}");
+    let impact = section(&report, IMPACT);
+    assert!(
+        impact.contains("With neither placed it is RX 0.50x, TX 0.50x, and 6.00x as long"),
+        "{impact}"
+    );
+    let throughput = section(&report, "## Throughput");
+    assert!(!throughput.contains("anywhere"), "{throughput}");
 }
 
 /// Checks that tags are nested and attributes quoted; returns how many elements there are.
