@@ -30,7 +30,7 @@ fn load(row: &Row, top: usize) -> String {
     let seen = &row.seen;
     let mut text = format!(
         "\n{}, daemon {}: {:.0} Mbit/s, {:.0} frames/s through the TAP; {:.0} messages/s, QEMU waits for {:.0} of them; \
-         {:.0} interrupts/s; {}, {:.1} % stolen\n\n",
+         {:.0} interrupts/s; {}, others use {:.1} % of one; {:.1} % stolen\n\n",
         row.load.label(),
         daemon(row.poll_us),
         seen.mbit,
@@ -39,6 +39,7 @@ fn load(row: &Row, top: usize) -> String {
         seen.waits,
         seen.interrupts,
         processors(&seen.processors),
+        others(seen),
         seen.steal,
     );
     text += &format!(
@@ -89,12 +90,21 @@ fn processors(busy: &[f64]) -> String {
     told.join(", ")
 }
 
+/// What neither QEMU nor the daemon used, in percent of one processor: the other end of the traffic, perf, and whatever
+/// else the machine does, which makes both wait.
+fn others(seen: &Seen) -> f64 {
+    let threads = seen.daemon_threads.iter().chain(&seen.qemu_threads);
+    let ours: f64 = threads.map(|thread| thread.ran).sum();
+    (seen.processors.iter().sum::<f64>() - ours).max(0.0)
+}
+
 /// Figures for programs.
 pub(super) fn figures(seen: &Seen) -> Value {
     json!({
         "seconds": rounded(seen.seconds),
         "steal_percent": rounded(seen.steal),
         "processors_busy_percent": seen.processors.iter().map(|busy| rounded(*busy)).collect::<Vec<_>>(),
+        "others_percent": rounded(others(seen)),
         "frames_a_second": rounded(seen.frames),
         "mbit": rounded(seen.mbit),
         "messages_a_second": rounded(seen.messages),
