@@ -160,13 +160,6 @@ const NETWORK_STACK: [&str; 5] = [
     "do_softirq",
     "napi_gro_receive",
 ];
-/// How the functions that wake somebody up are called: those around the innermost, which has interrupts off.
-const WAKES: [&str; 4] = [
-    "try_to_wake_up",
-    "__wake_up",
-    "wake_up_",
-    "ep_poll_callback",
-];
 /// How the entries of interrupts are called.
 const INTERRUPTS: [&str; 2] = ["asm_sysvec_", "asm_common_interrupt"];
 
@@ -230,8 +223,6 @@ pub struct Tally {
     pub samples: u64,
     /// Processor time that they stand for, in ns.
     pub ns: u64,
-    /// Of these, the time in which somebody was woken up, whatever the work was that this was part of.
-    pub waking_ns: u64,
     work: BTreeMap<Work, u64>,
     functions: BTreeMap<(Work, String), u64>,
 }
@@ -244,10 +235,6 @@ impl Tally {
             let work = Work::of(sample);
             tally.samples += 1;
             tally.ns += sample.ns;
-            let wakes = |frame: &Frame| WAKES.iter().any(|name| frame.symbol.starts_with(name));
-            if sample.kernel().any(wakes) {
-                tally.waking_ns += sample.ns;
-            }
             *tally.work.entry(work).or_default() += sample.ns;
             if let Some(frame) = sample.frames.first() {
                 let function = (work, frame.symbol.clone());
@@ -270,12 +257,6 @@ impl Tally {
         let functions = self.functions.iter();
         let shares = functions.map(|((work, name), ns)| ((*work, name.as_str()), self.share(*ns)));
         descending(shares.collect())
-    }
-
-    /// Share of the time in which somebody was woken up, in percent.
-    #[must_use]
-    pub fn waking(&self) -> f64 {
-        self.share(self.waking_ns)
     }
 
     fn share(&self, ns: u64) -> f64 {
@@ -406,17 +387,16 @@ mod tests {
 
     #[test]
     fn shares_are_of_all_samples() {
-        let mut samples = vec![sample(&["a", "__wake_up_sync_key", "eventfd_write"]); 3];
+        let mut samples = vec![sample(&["a", "eventfd_write"]); 3];
         samples.push(sample(&["b", "ep_poll"]));
         let tally = Tally::of(&samples);
-        assert_eq!((tally.samples, tally.ns, tally.waking_ns), (4, 40, 30));
+        assert_eq!((tally.samples, tally.ns), (4, 40));
         assert_eq!(tally.work(), [(Work::Eventfd, 75.0), (Work::Epoll, 25.0)]);
         let functions = tally.functions();
         assert_eq!(
             functions,
             [((Work::Eventfd, "a"), 75.0), ((Work::Epoll, "b"), 25.0)]
         );
-        assert!((tally.waking() - 75.0).abs() < 1e-9);
         assert!(Tally::of([]).work().is_empty());
     }
 }

@@ -62,11 +62,7 @@ fn load(row: &Row, top: usize) -> String {
         }
     }
     for (who, tally) in [("daemon", &seen.daemon), ("QEMU", &seen.qemu)] {
-        text += &format!(
-            "\n  {who}'s processor time, {} samples; {:.1} % of it in waking somebody up\n",
-            tally.samples,
-            tally.waking()
-        );
+        text += &format!("\n  {who}'s processor time, {} samples\n", tally.samples);
         for (work, share) in tally.work().into_iter().filter(|(_, share)| *share >= BUSY) {
             text += &format!("  {share:5.1}%  {}\n", work.label());
         }
@@ -123,7 +119,6 @@ fn process(tally: &Tally, threads: &[Thread]) -> Value {
     json!({
         "samples": tally.samples,
         "sampled_ms": rounded(tally.ns as f64 / 1e6),
-        "waking_percent": rounded(tally.waking()),
         "threads": threads.map(|thread| json!({
             "name": thread.name,
             "ran_percent": rounded(thread.ran),
