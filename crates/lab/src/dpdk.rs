@@ -8,7 +8,7 @@ use crate::apt::{Apt, Package, missing_tool};
 use crate::cpio::Archive;
 use crate::kernel::Suite;
 use crate::tools::Tools;
-use crate::{Error, Lab, Result, unpack};
+use crate::{Error, Lab, Result, image, unpack};
 
 /// The package with `dpdk-testpmd`. To install it would bring a compiler and the headers of everything.
 const PACKAGE: &str = "dpdk-dev";
@@ -21,17 +21,9 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// The suite's guest image with `testpmd` in it: the ordinary one, and a second archive behind it.
 pub(crate) fn image(lab: &Lab, suite: Suite) -> Result<PathBuf> {
-    let (ordinary, tree) = (lab.image(suite)?, tree(lab)?);
-    let stamp = ordinary.with_file_name(".complete");
-    let recipe =
-        fs::read_to_string(&stamp).map_err(Error::io(format!("read {}", stamp.display())))?;
-    let recipe = format!("{} {PACKAGE} {}", recipe.trim_end(), PLUGINS.join(" "));
-    let dir = lab.part(&format!("image-{suite}-dpdk"), &recipe, 80, |dir| {
-        let mut image = read(&ordinary)?;
-        image.extend(archive(&tree)?);
-        fs::write(dir.join("initrd"), image).map_err(Error::write(dir, "write the guest image"))
-    })?;
-    Ok(dir.join("initrd"))
+    let recipe = format!("{PACKAGE} {}", PLUGINS.join(" "));
+    let tree = tree(lab)?;
+    image::with(lab, suite, "dpdk", &recipe, || archive(&tree))
 }
 
 /// The program with the libraries that it needs, unpacked.

@@ -35,6 +35,28 @@ pub(crate) fn ensure(lab: &Lab, suite: Suite) -> Result<PathBuf> {
     Ok(dir.join("initrd"))
 }
 
+/// That image with `archive` behind it: what `recipe` is the recipe of.
+pub(crate) fn with(
+    lab: &Lab,
+    suite: Suite,
+    name: &str,
+    recipe: &str,
+    archive: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<PathBuf> {
+    let ordinary = lab.image(suite)?;
+    let stamp = ordinary.with_file_name(".complete");
+    let before =
+        fs::read_to_string(&stamp).map_err(Error::io(format!("read {}", stamp.display())))?;
+    let recipe = format!("{} {recipe}", before.trim_end());
+    let dir = lab.part(&format!("image-{suite}-{name}"), &recipe, 80, |dir| {
+        let mut image =
+            fs::read(&ordinary).map_err(Error::io(format!("read {}", ordinary.display())))?;
+        image.extend(archive()?);
+        fs::write(dir.join("initrd"), image).map_err(Error::write(dir, "write the guest image"))
+    })?;
+    Ok(dir.join("initrd"))
+}
+
 /// Changes with whatever of the lab's own goes into the image (FNV-1a).
 fn fingerprint() -> u64 {
     let parts = [INIT, AGENT, HOTPLUG, LIBGCC]

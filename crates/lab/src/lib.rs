@@ -25,6 +25,7 @@ mod counting;
 mod cpio;
 mod dpdk;
 mod error;
+mod flashrom;
 mod image;
 mod kernel;
 mod lines;

@@ -10,7 +10,7 @@ use crate::perf::{self, Perf};
 use crate::qemu::Qemu;
 use crate::tools::Tools;
 use crate::vm::VmBuilder;
-use crate::{Error, Kernel, Result, Suite, dpdk, image, kernel, qemu, tools};
+use crate::{Error, Kernel, Result, Suite, dpdk, flashrom, image, kernel, qemu, tools};
 
 /// Changes when what the lab unpacks or builds changes its shape: older folders are then made anew.
 const LAYOUT: &str = "1";
@@ -129,6 +129,14 @@ impl Lab {
     /// As [`Lab::prepare`].
     pub fn image(&self, suite: Suite) -> Result<PathBuf> {
         image::ensure(self, suite)
+    }
+
+    /// The same with flashrom.
+    ///
+    /// # Errors
+    /// As [`Lab::prepare`].
+    pub fn flashrom_image(&self, suite: Suite) -> Result<PathBuf> {
+        flashrom::image(self, suite)
     }
 
     /// The same with DPDK's `dpdk-testpmd`.

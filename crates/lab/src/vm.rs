@@ -19,12 +19,19 @@ const COMMAND: Duration = Duration::from_secs(60);
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=0 mitigations=off random.trust_cpu=on \
     tsc=reliable no_timer_check nokaslr audit=0 selinux=0 apparmor=0 cryptomgr.notests pci=noaer";
 
+/// What a guest image has beyond the ordinary one.
+#[derive(Clone, Copy, Debug)]
+enum Extra {
+    Dpdk,
+    Flashrom,
+}
+
 /// A VM to be started; from [`Lab::vm`].
 #[derive(Clone, Debug)]
 pub struct VmBuilder {
     lab: Lab,
     suite: Suite,
-    dpdk: bool,
+    extra: Option<Extra>,
     by_firmware: bool,
     memory_mib: u32,
     cpus: u32,
@@ -44,7 +51,7 @@ impl VmBuilder {
         Self {
             lab,
             suite,
-            dpdk: false,
+            extra: None,
             by_firmware: false,
             memory_mib: 512,
             cpus: 1,
@@ -63,7 +70,14 @@ impl VmBuilder {
     /// Adds DPDK's `dpdk-testpmd` and its e1000 driver to the guest.
     #[must_use]
     pub fn dpdk(mut self) -> Self {
-        self.dpdk = true;
+        self.extra = Some(Extra::Dpdk);
+        self
+    }
+
+    /// Adds flashrom to the guest.
+    #[must_use]
+    pub fn flashrom(mut self) -> Self {
+        self.extra = Some(Extra::Flashrom);
         self
     }
 
@@ -171,9 +185,10 @@ impl VmBuilder {
     /// As [`VmBuilder::start`], without those of the guest.
     pub fn spawn(self) -> Result<Vm> {
         let kernel = self.lab.kernel(self.suite)?;
-        let initrd = match self.dpdk {
-            true => self.lab.dpdk_image(self.suite)?,
-            false => self.lab.image(self.suite)?,
+        let initrd = match self.extra {
+            None => self.lab.image(self.suite)?,
+            Some(Extra::Dpdk) => self.lab.dpdk_image(self.suite)?,
+            Some(Extra::Flashrom) => self.lab.flashrom_image(self.suite)?,
         };
         let run = RunDir::new()?;
         let mut qemu = self.lab.qemu()?.command();

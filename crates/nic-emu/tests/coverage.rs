@@ -103,7 +103,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | WUC.APME after reset | from initialization control word 2 | Linux and FreeBSD: word 24, bit 10; of the 82544, word 0F (that word), bit 2 | as the drivers have it; off in the EEPROM as it comes |
 | PCI-X capability | mode, burst and split transactions | real parts in a 33 MHz slot: command 0002, status 04400000 | the same; its command holds what is written |
 | MSI capability | there | QEMU, VirtualBox and bhyve: none; Linux does not use it | with `msi=on` only, a message each time the line would rise |
-| flash, BAR1, FLA | a window if a flash is fitted, which is the expansion ROM too | QEMU has its I/O ports there; no network driver needs it | with `flash=FILE` only: a parallel SST39VF behind BAR1, IOADDR 80000 and on, and the expansion ROM; its size is the file's, whatever EEPROM word 0F says; writes need EECD.FWE. FLA, for serial ones, holds its bits |
+| flash, BAR1, FLA | a window if a flash is fitted, which is the expansion ROM too | QEMU has its I/O ports there; no network driver needs it, flashrom programs it | with `flash=FILE` only: a parallel SST39VF behind BAR1, IOADDR 80000 and on, and the expansion ROM; its size is the file's, whatever EEPROM word 0F says; writes need EECD.FWE. FLA, for serial ones, holds its bits |
 ";
 
 fn access(access: Access) -> &'static str {

@@ -1,6 +1,7 @@
 //! Drivers that are not Linux's own, each on the same model, in real guests.
 
 mod dpdk;
+mod flashrom;
 mod ipxe;
 #[path = "../vm/stage.rs"]
 mod stage;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut trials = dpdk::checks(&lab);
     if nic_emu_tests::is_root() {
         trials.extend(ipxe::checks(&lab));
+        trials.extend(flashrom::checks(&lab));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
