@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use guest_mem::{Access, GuestMem, Mapping};
 use nic_emu::Time;
+use nic_emu::common::flash::{ERASED, Flash};
 use nic_emu::common::frame::{Csum, Gso, GsoKind, RxCsum, RxFrame, RxMeta, TxBurst};
 use nic_emu::common::gso::Segments;
 use nic_emu::e1000::regs::{self, Reg};
 use nic_emu::e1000::rx::{Overrun, RxQueue};
 use nic_emu::e1000::state::{InvalidState, MAX_STATE, State};
 use nic_emu::e1000::tx::{Fetch, TxQueue};
-use nic_emu::e1000::{self, Config, Control, Kick, ResetKind};
+use nic_emu::e1000::{self, Config, Control, FLASH_BAR, Kick, ResetKind};
 
 use crate::input::Input;
 use crate::planted;
@@ -21,6 +22,10 @@ const RAM: u64 = 128 << 10;
 const TX_RING: u32 = 0x1000;
 const RX_RING: u32 = 0x2000;
 const BUFFERS: u64 = 0x4000;
+/// The station that it is.
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+/// Bytes of its flash.
+const FLASH: usize = 64 << 10;
 /// Most steps of a script.
 const STEPS: usize = 64;
 /// Turns within which a transmitter that gets nothing new must come to its end: a ring of 65536 descriptors, of which
@@ -58,7 +63,9 @@ impl Nic {
     }
 
     fn with(mem: GuestMem, plugged: bool, now: Time) -> Self {
-        let (mut control, tx, rx) = e1000::new(&Config::new([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+        let mut config = Config::new(MAC);
+        config.flash = Flash::new(vec![ERASED; FLASH]);
+        let (mut control, tx, rx) = e1000::new(&config);
         control.set_bus_master(true);
         control.set_link(plugged, now);
         Self {
@@ -152,6 +159,7 @@ impl Nic {
                 5 => self.accept = usize::from(input.u8()),
                 _ => self.move_on(),
             },
+            17 => self.sleep(input),
             _ => self.kick(Kick::TX | Kick::RX),
         }
         let _ = self.control.shared().irq.poll(self.now);
@@ -159,6 +167,63 @@ impl Nic {
             self.control.shared().irq.deadline(),
             self.control.deadline(),
         );
+    }
+
+    /// What a driver does to be woken, and what wakes it; and its flash.
+    fn sleep(&mut self, input: &mut Input<'_>) {
+        match input.u8() % 12 {
+            0..=1 => {
+                let bits = input.u8();
+                let kick = self.control.write_pme(bits & 1 != 0, bits & 2 != 0);
+                self.kick(kick);
+            }
+            // D3hot, and the way back.
+            2 => {
+                self.masters = false;
+                let kick = self.control.set_bus_master(false);
+                self.kick(kick);
+            }
+            3 => {
+                let kick = self.control.reset(ResetKind::Bus, self.now);
+                self.kick(kick);
+            }
+            4 => self.set(Reg::WUC, 0, u32::from(input.u8())),
+            5 => {
+                let value = u32::from(input.u16()) | u32::from(input.u8()) << 16;
+                self.set(Reg::WUFC, 0, value);
+            }
+            6 => {
+                let filter = u32::from(input.u8() & 3);
+                let len = u32::from(input.u8() & 0x7F);
+                self.set(Reg::FFLT, filter, len);
+                for at in 0..len.min(16) {
+                    self.set(Reg::FFMT, at, input.u8().into());
+                    self.set(Reg::FFVT, at, 0x0101_0101 * u32::from(input.u8()));
+                }
+            }
+            7 => {
+                let kind = input.u8();
+                let frame = waking(kind, input);
+                self.give(&frame, RxMeta::default());
+            }
+            8 => {
+                let value = [0x10, 0x20][usize::from(input.u8() & 1)];
+                self.set(Reg::EECD, 0, value);
+            }
+            _ => {
+                for _ in 0..1 + (input.u8() & 7) {
+                    let at = input.pick(&[0x5555, 0x2AAA, 0x5555, 0x1234]);
+                    let byte = input.pick(&[0xAA, 0x55, 0xA0, 0x80, 0x30, 0x10, 0x90, 0xF0]);
+                    let kick = self.control.write(FLASH_BAR, at, &[byte], self.now);
+                    assert_eq!(kick, Kick::empty());
+                }
+                if let Some((at, bytes)) = self.control.take_flash_change() {
+                    assert!(at + bytes.len() <= FLASH);
+                }
+            }
+        }
+        let pme = self.control.pme();
+        assert!(!pme.status || self.control.shared().regs.get(Reg::WUC) & 4 != 0);
     }
 
     fn set(&mut self, reg: Reg, n: u32, value: u32) {
@@ -317,8 +382,12 @@ impl Nic {
             gso,
             bad_fcs: kind & 0x80 != 0,
         };
+        self.give(&frame, meta);
+    }
+
+    fn give(&mut self, frame: &[u8], meta: RxMeta) {
         self.rx
-            .deliver(&self.mem, RxFrame { data: &frame, meta }, self.now);
+            .deliver(&self.mem, RxFrame { data: frame, meta }, self.now);
         self.rx
             .finish(&self.mem, self.now)
             .expect("no epoch begins here");
@@ -372,7 +441,7 @@ impl Nic {
         for &reg in Reg::ALL {
             let row = reg.row();
             // These show more than what was written.
-            let shows = matches!(reg, Reg::MDIC | Reg::EERD | Reg::EECD | Reg::PBA);
+            let shows = matches!(reg, Reg::MDIC | Reg::EERD | Reg::EECD | Reg::PBA | Reg::WUC);
             if row.access == regs::Access::Rw && !shows {
                 for n in 0..row.count.into() {
                     let value = regs.get_n(reg, n);
@@ -386,6 +455,36 @@ impl Nic {
             }
         }
     }
+}
+
+/// A frame that may wake somebody, with anything changed.
+fn waking(kind: u8, input: &mut Input<'_>) -> Vec<u8> {
+    let mut frame = vec![0xFF; 6];
+    if kind & 1 != 0 {
+        frame.copy_from_slice(&MAC);
+    }
+    frame.extend_from_slice(&[0x52, 0x54, 0, 0xAA, 0xBB, 0xCC]);
+    if kind & 2 != 0 {
+        frame.extend_from_slice(&[0x81, 0, 0, 7]);
+    }
+    match kind >> 2 & 3 {
+        0 => {
+            frame.extend_from_slice(&[0x88, 0xB5]);
+            frame.extend_from_slice(&[0xFF; 6]);
+            frame.extend(MAC.repeat(16));
+        }
+        1 => frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]),
+        2 => frame.extend_from_slice(&[8, 0, 0x45, 0]),
+        _ => frame.extend_from_slice(&[0x86, 0xDD, 0x60, 0]),
+    }
+    let rest = usize::from(input.u8());
+    frame.extend_from_slice(input.bytes(rest));
+    frame.resize(frame.len().max(60), 0);
+    for _ in 0..kind >> 6 {
+        let at = usize::from(input.u8()) % frame.len();
+        frame[at] = input.u8();
+    }
+    frame
 }
 
 /// Two states are the same; says where they differ.
