@@ -11,8 +11,12 @@ use anyhow::{Context, Result, ensure};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often each call was begun: its name, and for calls on a descriptor what that is (`read tun`, `write eventfd`).
+/// How often each call was begun: its name, and for calls on a descriptor what that is (`read tun`, `write eventfd`). Of
+/// eventfds, a `write waker` is for another thread of the program, once that has read it before.
 pub type Calls = BTreeMap<String, u64>;
+
+/// Those of the calls named `epoll_wait` that have a deadline. No call by itself.
+pub const WITH_DEADLINE: &str = "of those with a deadline";
 
 /// A program whose system calls are counted, until it ends.
 #[derive(Debug)]
@@ -31,9 +35,40 @@ struct State {
     calls: Calls,
     /// Of each thread that waits in epoll now and then, whether it does.
     asleep: BTreeMap<i32, bool>,
+    /// Of each eventfd that the program has written or read: how its threads wake each other, if it has read it.
+    eventfds: BTreeMap<String, Eventfd>,
     /// Threads stay where they are.
     held: bool,
     over: Option<String>,
+}
+
+/// An eventfd by which threads of the program wake each other, or tell somebody else.
+#[derive(Debug, Default)]
+struct Eventfd {
+    is_read: bool,
+    /// Written since it was last read.
+    set: bool,
+}
+
+impl State {
+    /// Every event loop sleeps without a deadline, and none is about to be woken by another.
+    fn is_asleep(&self) -> bool {
+        !self.asleep.is_empty()
+            && self.asleep.values().all(|&asleep| asleep)
+            && !self.eventfds.values().any(|it| it.is_read && it.set)
+    }
+
+    /// Notes a call on an eventfd, and says what it is called: reads are wake-ups among threads, as are writes of what is
+    /// read, and other writes are for somebody else.
+    fn on_eventfd(&mut self, name: &str, id: String) -> String {
+        let eventfd = self.eventfds.entry(id).or_default();
+        eventfd.set = name == "write";
+        eventfd.is_read |= name == "read";
+        match eventfd.is_read && eventfd.set {
+            true => "write waker".into(),
+            false => format!("{name} eventfd"),
+        }
+    }
 }
 
 impl Seen {
@@ -71,14 +106,15 @@ impl Traced {
         Ok(Self { seen })
     }
 
-    /// What was called until now, as soon as every event loop of the program sleeps without a deadline.
+    /// What was called until now, as soon as every event loop of the program sleeps without a deadline. Of eventfds by
+    /// which its threads wake each other that is known once each has been used.
     ///
     /// # Errors
     /// They do not go to sleep, or the program has ended.
     pub fn asleep(&self) -> Result<Calls> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.seen.lock();
-        while state.asleep.is_empty() || state.asleep.values().any(|asleep| !asleep) {
+        while !state.is_asleep() {
             if let Some(over) = &state.over {
                 anyhow::bail!("{over}");
             }
@@ -175,11 +211,17 @@ impl Tracer {
         if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
             // SAFETY: that is what this kind of stop has filled in.
             let entry = unsafe { info.u.entry };
-            let name = self.name(entry.nr as i64, entry.args[0]);
+            let mut name = self.name(entry.nr as i64, entry.args[0]);
+            if let Some(call) = name.strip_suffix(" eventfd") {
+                name = state.on_eventfd(call, self.eventfd(entry.args[0]));
+            }
             if name == "epoll_wait" {
                 // A look is none: it has a timeout, be it of nothing, which a sleep without end has not.
                 let sleeps = entry.nr as i64 != libc::SYS_epoll_pwait2 || entry.args[3] == 0;
                 state.asleep.insert(tid, sleeps);
+                if !sleeps {
+                    *state.calls.entry(WITH_DEADLINE.into()).or_default() += 1;
+                }
             }
             *state.calls.entry(name.clone()).or_default() += 1;
             self.inside.insert(tid, name);
@@ -210,6 +252,18 @@ impl Tracer {
         let last = link.rsplit('/').next().unwrap_or_default();
         let kind = last.trim_start_matches("anon_inode:");
         kind.trim_matches(['[', ']']).to_owned()
+    }
+}
+
+impl Tracer {
+    /// Which eventfd a descriptor of the program is.
+    fn eventfd(&self, fd: u64) -> String {
+        let info = format!("/proc/{}/fdinfo/{fd}", self.pid);
+        let info = std::fs::read_to_string(info).unwrap_or_default();
+        let id = info
+            .lines()
+            .find_map(|line| line.strip_prefix("eventfd-id:"));
+        id.unwrap_or("?").trim().to_owned()
     }
 }
 

@@ -4,10 +4,12 @@
 //! [`Attached`] the same with QEMU as its client, and [`Qemu`] QEMU's own device.
 
 mod attached;
+mod far;
 mod qemu;
 mod served;
 
 pub use attached::Attached;
+pub use far::FarTap;
 pub use qemu::{Qemu, RAM, SLOT, StreamCable, StreamSocket, e1000_on_wire};
 pub use served::{Cable, Daemon, Served};
 
