@@ -19,6 +19,8 @@ const LPE: u32 = 1 << 5;
 const BAM: u32 = 1 << 15;
 const BSIZE_16K: u32 = 1 << 25 | 1 << 16;
 const VFE: u32 = 1 << 18;
+const CFIEN: u32 = 1 << 19;
+const CFI: u32 = 1 << 20;
 const DPF: u32 = 1 << 22;
 const PMCF: u32 = 1 << 23;
 const SECRC: u32 = 1 << 26;
@@ -31,6 +33,8 @@ const OTHER: [u8; 6] = [0x02, 9, 9, 9, 9, 9];
 const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0x12, 0x34, 0x56];
 const STRANGE_GROUP: [u8; 6] = [0x01, 0, 0x5e, 0x12, 0x35, 0x99];
 const PAUSE: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 1];
+/// That of the last receive address.
+const LAST: [u8; 6] = [0x02, 15, 15, 15, 15, 15];
 
 /// What the registers should hold; a pair under the name of its low half.
 #[derive(Default)]
@@ -177,8 +181,10 @@ fn wire(len: usize) -> u64 {
     (if len < 14 { len } else { len.max(60) } + 4) as u64
 }
 
+/// What finds no room is lost: a frame is counted the moment it comes.
 fn receiver(rctl: u32) -> Nic {
     let mut nic = Nic::new();
+    nic.rx.set_overrun(Overrun::Drop);
     nic.receive(64, rctl | BSIZE_16K);
     let slot = |dst: [u8; 6]| (u16::from_le_bytes([dst[4], dst[5]]) >> 4) as u32;
     let hash = slot(GROUP);
@@ -248,6 +254,69 @@ fn received(moved: &mut BTreeMap<&'static str, u64>) {
     }
 }
 
+/// Every length there is, every third damaged.
+fn received_of_all_lengths(moved: &mut BTreeMap<&'static str, u64>) {
+    let mut nic = receiver(EN | LPE | SBP | SECRC);
+    let mut want = Expected::default();
+    for len in 14..=16385 {
+        let bad = len % 3 == 0;
+        give(&mut nic, &frame(MAC, len, 0x0800), bad);
+        want.arrived(wire(len));
+        want.passed(MAC, wire(len), 16384, bad);
+    }
+    want.check(&mut nic, moved);
+}
+
+/// What decides on addresses and tags: the last receive address, each part of an address that the hash may be of, CFI.
+fn filtered(moved: &mut BTreeMap<&'static str, u64>) {
+    for (mo, shift) in [(0, 4), (1, 3), (2, 2), (3, 0)] {
+        let mut nic = receiver(EN | mo << 12);
+        nic.set_n(Reg::RAL, 15, u32::from_le_bytes([2, 15, 15, 15]));
+        nic.set_n(Reg::RAH, 15, 1 << 31 | 0x0f0f);
+        let hash = (u32::from(GROUP[5]) << 8 | u32::from(GROUP[4])) >> shift & 0xfff;
+        for word in 0..128 {
+            nic.set_n(Reg::MTA, word, 0);
+        }
+        nic.set_n(Reg::MTA, (hash >> 5).into(), 1 << (hash & 31));
+        let mut want = Expected::default();
+        // Groups that differ from that one in a single bit.
+        let groups = (0..16).map(|bit| {
+            let mut group = GROUP;
+            group[4 + bit / 8] ^= 1 << (bit % 8);
+            // Of those bits only the hashed ones matter.
+            (group, !(shift..shift + 12).contains(&bit))
+        });
+        for (dst, passes) in groups.chain([(GROUP, true), (LAST, true), (OTHER, false)]) {
+            give(&mut nic, &frame(dst, 100, 0x0800), false);
+            want.arrived(104);
+            if passes {
+                want.passed(dst, 104, 1522, false);
+            }
+        }
+        nic.set_n(Reg::RAH, 15, 0x0f0f);
+        give(&mut nic, &frame(LAST, 100, 0x0800), false);
+        want.arrived(104);
+        want.check(&mut nic, moved);
+    }
+    for rctl in [VFE, VFE | CFIEN, VFE | CFIEN | CFI, CFIEN | CFI] {
+        let mut nic = receiver(EN | rctl);
+        let mut want = Expected::default();
+        for tci in [0x0005, 0x1005, 0x0006, 0x1006, 0xf005] {
+            give(&mut nic, &tagged(MAC, 100, tci), false);
+            want.arrived(104);
+            let cfi = rctl & CFIEN == 0 || (tci & 0x1000 != 0) == (rctl & CFI != 0);
+            if rctl & VFE == 0 || tci & 0xfff == 5 && cfi {
+                want.passed(MAC, 104, 1522, false);
+            }
+        }
+        // Without a tag there is nothing to judge.
+        give(&mut nic, &frame(MAC, 100, 0x0800), false);
+        want.arrived(104);
+        want.passed(MAC, 104, 1522, false);
+        want.check(&mut nic, moved);
+    }
+}
+
 fn flow_control(moved: &mut BTreeMap<&'static str, u64>) {
     for (rctl, ctrl) in [
         (EN, 0),
@@ -308,7 +377,6 @@ fn flow_control(moved: &mut BTreeMap<&'static str, u64>) {
 fn overrun(moved: &mut BTreeMap<&'static str, u64>) {
     for rxa in [8, 16, 48, 64, 0xffff] {
         let mut nic = receiver(EN);
-        nic.rx.set_overrun(Overrun::Drop);
         nic.set(Reg::PBA, rxa);
         let mut want = Expected::default();
         let room = rxa.min(64) * 1024;
@@ -358,6 +426,7 @@ fn super_frames_received(moved: &mut BTreeMap<&'static str, u64>) {
     };
     let mut want = Expected::default();
     let mut nic = receiver(EN | UPE);
+    nic.rx.set_overrun(Overrun::Hold);
     for payload in [1, 700, 701, 1400, 20_000, 60_000] {
         let data = flow.unfinished(9, 1, 0x18, &vec![1; payload], false);
         nic.deliver(RxFrame { data: &data, meta });
@@ -407,6 +476,12 @@ fn transmitted(moved: &mut BTreeMap<&'static str, u64>) {
                 }
             }
         }
+        // Every length there is.
+        for len in (14..=16288).filter(|_| tctl & PSP != 0) {
+            nic.legacy(0, &frame(GROUP, len, 0x0800), EOP | IFCS);
+            nic.send();
+            want.sent(GROUP, (len.max(shortest) + 4) as u64);
+        }
         // What is no frame leaves no trace.
         nic.legacy(0, &[0; 13], EOP | IFCS);
         nic.legacy(0, &[], EOP | IFCS);
@@ -448,6 +523,8 @@ fn transmitted(moved: &mut BTreeMap<&'static str, u64>) {
 fn every_statistic_is_what_an_independent_count_says() {
     let mut moved = BTreeMap::new();
     received(&mut moved);
+    received_of_all_lengths(&mut moved);
+    filtered(&mut moved);
     flow_control(&mut moved);
     overrun(&mut moved);
     super_frames_received(&mut moved);

@@ -32,6 +32,8 @@ impl fmt::Display for On {
     }
 }
 
+const NO_TRANSPORT: &str =
+    "COMMAND beyond bus mastering and STATUS belong to the transport, and there is none here";
 const NOT_READABLE: &str = "reads as 0: kept by nobody";
 const NO_FCS_OF_DRIVERS: &str = "takes a driver's FCS for data: IFCS is ignored";
 const NO_FCS: &str = "counts the FCS in the length and stores nothing";
@@ -56,7 +58,31 @@ pub(crate) const KNOWN_DIFFERENCES: &[(On, &str, &str, &str)] = &[
         On::Direct,
         "pci::intx_disable",
         "the line is high with INTx disabled",
-        "COMMAND beyond bus mastering belongs to the transport, and there is none here",
+        NO_TRANSPORT,
+    ),
+    (
+        On::Direct,
+        "pci::status_shows_the_line",
+        "STATUS.INTERRUPT is false with a cause",
+        NO_TRANSPORT,
+    ),
+    (
+        On::Direct,
+        "pci::memory_off_hides_registers",
+        "registers answer with memory off",
+        NO_TRANSPORT,
+    ),
+    (
+        On::Direct,
+        "pci::io_off_hides_ports",
+        "I/O ports answer with I/O off",
+        NO_TRANSPORT,
+    ),
+    (
+        On::Qemu,
+        "pci::io_off_hides_ports",
+        "VET, written by I/O port: 0x8100 and not 0x88a8",
+        NO_PORTS,
     ),
     (
         On::Qemu,

@@ -2,7 +2,7 @@
 
 use guest_driver::desc::{EOP, IFCS, RS, legacy};
 use guest_driver::packet::plain;
-use guest_driver::regs::{ICS, IMC, IMS, cause, pci};
+use guest_driver::regs::{ICR, ICS, IMC, IMS, IOADDR, IODATA, VET, cause, pci};
 use guest_driver::{Bar, Config};
 use nic_emu_tests::Machine;
 
@@ -15,7 +15,8 @@ use crate::{checks, ensure, ensure_eq};
 pub(crate) fn all() -> Vec<Check> {
     checks!("pci": ids, class, subsystem, header, latency, memory_bar, io_bar, io_bar_is_bar2,
         power_management, command_holds, interrupt_line_holds, bus_master_gates_tx,
-        bus_master_gates_rx, intx_disable)
+        bus_master_gates_rx, intx_disable, status_shows_the_line, memory_off_hides_registers,
+        io_off_hides_ports)
 }
 
 fn ids(m: &mut dyn Machine) -> Outcome {
@@ -169,5 +170,58 @@ fn intx_disable(m: &mut dyn Machine) -> Outcome {
     ensure!(m.interrupt(), "the line is low with INTx enabled again");
     m.write32(IMC, !0);
     ensure!(!m.interrupt(), "the line is high with all causes masked");
+    Ok(())
+}
+
+/// STATUS.INTERRUPT shows what the function asks for, also while it may not say so (PCI 3.0, 6.2.3).
+fn status_shows_the_line(m: &mut dyn Machine) -> Outcome {
+    const INTERRUPT: u32 = 1 << 3;
+    let shows = |m: &mut dyn Machine, want: bool, when: &str| {
+        // A write is posted: what it does to the line is certain once that has settled.
+        m.settle();
+        let shown = m.config_read(pci::STATUS, 2) & INTERRUPT != 0;
+        ensure!(shown == want, "STATUS.INTERRUPT is {shown} {when}");
+        Ok(())
+    };
+    probe(m)?;
+    shows(m, false, "without a cause")?;
+    m.write32(ICS, cause::LSC);
+    shows(m, false, "with a masked cause")?;
+    m.write32(IMS, cause::LSC);
+    shows(m, true, "with a cause")?;
+    let on = m.config_read(pci::COMMAND, 2);
+    m.config_write(pci::COMMAND, 2, on | pci::COMMAND_INTX_DISABLE);
+    shows(m, true, "with INTx disabled")?;
+    m.config_write(pci::COMMAND, 2, on);
+    m.read32(ICR);
+    shows(m, false, "after ICR was read")
+}
+
+fn memory_off_hides_registers(m: &mut dyn Machine) -> Outcome {
+    probe(m)?;
+    m.write32(VET, 0x88A8);
+    let on = m.config_read(pci::COMMAND, 2);
+    m.config_write(pci::COMMAND, 2, on & !pci::COMMAND_MEMORY);
+    let hidden = m.read32(VET);
+    m.write32(VET, 0x1234);
+    m.config_write(pci::COMMAND, 2, on);
+    ensure!(hidden != 0x88A8, "registers answer with memory off");
+    ensure_eq!(m.read32(VET), 0x88A8, "VET, written with memory off");
+    Ok(())
+}
+
+fn io_off_hides_ports(m: &mut dyn Machine) -> Outcome {
+    probe(m)?;
+    m.io_write32(IOADDR, VET);
+    m.io_write32(IODATA, 0x88A8);
+    ensure_eq!(m.read32(VET), 0x88A8, "VET, written by I/O port");
+    let on = m.config_read(pci::COMMAND, 2);
+    m.config_write(pci::COMMAND, 2, on & !pci::COMMAND_IO);
+    let hidden = m.io_read32(IODATA);
+    m.io_write32(IODATA, 0x1234);
+    m.config_write(pci::COMMAND, 2, on);
+    ensure!(hidden != 0x88A8, "I/O ports answer with I/O off");
+    ensure_eq!(m.read32(VET), 0x88A8, "VET, written with I/O off");
+    ensure_eq!(m.io_read32(IOADDR), VET, "IOADDR after I/O was off");
     Ok(())
 }
