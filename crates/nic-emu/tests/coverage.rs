@@ -52,6 +52,21 @@ The 82545EM (8086:100f, revision 1) is the same with another subsystem (1001) an
 TADV, RSRPD, LEDCTL, TSPMT, MANC and IP6AT, which read 0 there. The BARs of both are those of the 82540EM, as in QEMU; on real
 cards BAR0 has 64 bits and the I/O ports are BAR4.
 
+## What each driver needed
+
+- **Linux** `e1000`: CTRL.RST through the I/O ports of the first I/O BAR, the EEPROM by EECD with a sum of BABA, the Marvell PHY
+  at address 1 with BMSR latching a lost link, INTx as a level, DD on the last descriptor of a packet, an FCS in
+  memory since it never sets SECRC, and masks that are exact for its offline test.
+- **FreeBSD** `em`: SECRC, IPOFL and TUOFL, an ICR that never reads as all ones, contexts that are used again.
+- **DPDK** `em`: CTRL.RST by memory, the exact PHY id, RFCTL that reads 0, buffers smaller than a frame. Its tests bind it with
+  `vfio-pci` behind an IOMMU of the machine, and with `uio_pci_generic`; vfio without an IOMMU would need a kernel with
+  `CONFIG_VFIO_NOIOMMU`, which none of Debian's is.
+- **iPXE**: its address in RAL0 and RAH0 after CTRL.RST, the EEPROM by EERD only if that holds none (bit 1 has to read 0 there
+  before bit 4 is looked at), bit 25 of RXDCTL and TXDCTL ignored or held, and rings of length 0 when it closes.
+- **`e1000-driver`** (the crate): CTRL bit 22 in place of RST, which must reset nothing; it reads RDT and TDT back, and sends with
+  RS and EOP but without IFCS.
+- **guest-driver** of this project: TSO over IPv6 and of UDP, which none of the others use.
+
 ## Where sources disagree
 
 | what | manual (317453) | drivers and other models | here |
@@ -63,6 +78,7 @@ cards BAR0 has 64 bits and the I/O ports are BAR4.
 | TCTL.NRTU, bit 25 | of the 82544 alone | VirtualBox holds neither it nor what is above RTLC, but SWXOFF; no driver sets it | reads 0, for all models; SWXOFF acts and reads 0 |
 | TXDCTL.LWTHRESH 0 | TXD_LOW when the last descriptor is taken | no driver enables TXD_LOW | as the manual says |
 | RXDCTL after reset | WTHRESH 1 | bhyve and gem5: GRAN as well | WTHRESH 1 |
+| RXDCTL.WTHRESH, GRAN | write-backs are gathered | drivers look at DD only; DPDK and iPXE write the register | held, and no write-back is ever delayed |
 | VET after reset | 8100 | bhyve, VirtualBox: 0; drivers write it | 8100 |
 | statistics after reset | unknown, drivers have to read them once | Linux, FreeBSD and DPDK read them all at start | 0 |
 | which read clears a 64-bit statistic | that of the high half clears both | DPDK relies on it for TOR and TOT; VirtualBox clears each half by itself | as the manual says |
