@@ -24,7 +24,7 @@ pub mod sigbus;
 pub use access::GuestSlice;
 pub use build::{BuildError, Builder};
 pub use dirty::{DirtyLog, LogError, MAX_PAGES, MIN_PAGE_SIZE};
-pub use map::{Access, GuestMem, Reach};
+pub use map::{Access, GuestMem, Reach, Words};
 pub use mapping::Mapping;
 pub use published::Published;
 pub use remote::{DmaError, Remote};

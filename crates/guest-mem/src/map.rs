@@ -231,6 +231,20 @@ impl GuestMem {
         }
     }
 
+    /// `len` little-endian 64-bit words at `addr`, to be read and written one by one, if they are mapped writable in one
+    /// piece and `addr` is a multiple of 8: descriptors nearly always are.
+    #[inline(always)]
+    pub fn words(&self, addr: u64, len: usize) -> Option<Words<'_>> {
+        let (ptr, room) = self.find(addr, Access::ReadWrite)?;
+        let fits = len as u64 <= room / 8 && ptr.cast::<u64>().is_aligned();
+        fits.then_some(Words {
+            ptr,
+            len,
+            addr,
+            mem: self,
+        })
+    }
+
     /// Copies the bytes of all `chunks`, one after the other, to guest memory at `addr`; writes all bytes or none, as
     /// [`write`](Self::write) does. A remote gets them in one piece: `scratch` is where they are joined for it.
     ///
@@ -482,6 +496,52 @@ impl GuestMem {
         let range = self.ranges.get(after.checked_sub(1)?)?;
         let allowed = access == Access::Read || range.access == Access::ReadWrite;
         (addr <= range.last && allowed).then_some(range)
+    }
+}
+
+/// Words of guest memory that have been looked up once ([`GuestMem::words`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'m> {
+    ptr: *mut u8,
+    len: usize,
+    addr: u64,
+    mem: &'m GuestMem,
+}
+
+impl Words<'_> {
+    /// Reads a word at once; what its writer wrote before is visible after.
+    ///
+    /// # Panics
+    ///
+    /// If there is no word `index`.
+    #[inline(always)]
+    pub fn load(&self, index: usize) -> u64 {
+        assert!(index < self.len);
+        access::load_u64(self.ptr.wrapping_add(8 * index))
+    }
+
+    /// Publishes a word: at once, and after everything written before.
+    ///
+    /// # Panics
+    ///
+    /// If there is no word `index`.
+    #[inline(always)]
+    pub fn store(&self, index: usize, value: u64) {
+        assert!(index < self.len);
+        access::store_u64(self.ptr.wrapping_add(8 * index), value);
+        self.mem.mark_written(self.addr + 8 * index as u64, 8);
+    }
+
+    /// Publishes the upper half of a word, as [`store`](Self::store) does.
+    ///
+    /// # Panics
+    ///
+    /// If there is no word `index`.
+    #[inline(always)]
+    pub fn store_high(&self, index: usize, value: u32) {
+        assert!(index < self.len);
+        access::store_u32(self.ptr.wrapping_add(8 * index + 4), value);
+        self.mem.mark_written(self.addr + 8 * index as u64 + 4, 4);
     }
 }
 

@@ -79,6 +79,31 @@ fn words_are_little_endian_and_may_be_unaligned() {
 }
 
 #[test]
+fn words_are_looked_up_only_where_all_of_them_can_be_written_in_place() {
+    let mem = five_ranges();
+    let words = mem.words(0x10_0000, 2).unwrap();
+    words.store(0, 0x0807_0605_0403_0201);
+    words.store(1, u64::MAX);
+    words.store_high(1, 0x0c0b_0a09);
+    assert_eq!(words.load(1), 0x0c0b_0a09_ffff_ffff);
+    let mut bytes = [0; 16];
+    mem.read(0x10_0000, &mut bytes).unwrap();
+    let expected = [1, 2, 3, 4, 5, 6, 7, 8, 255, 255, 255, 255, 9, 10, 11, 12];
+    assert_eq!(bytes, expected);
+    assert!(mem.words(0x10_0004, 1).is_none(), "not aligned");
+    assert!(mem.words(0x20_0000, 1).is_none(), "read only");
+    assert!(mem.words(0x30_0000, 1).is_none(), "not reachable");
+    assert!(mem.words(0x10_0000, 1 << 40).is_none(), "not so many");
+    assert!(mem.words(u64::MAX - 7, usize::MAX).is_none());
+}
+
+#[test]
+#[should_panic]
+fn there_is_no_word_behind_those_looked_up() {
+    five_ranges().words(0x10_0000, 2).unwrap().store(2, 0);
+}
+
+#[test]
 fn accesses_at_the_top_of_the_address_space_do_not_wrap() {
     let mem = GuestMem::builder()
         .map(0, PAGE, ram(PAGE), 0, Access::ReadWrite)

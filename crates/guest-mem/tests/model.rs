@@ -258,6 +258,11 @@ impl Model {
                 let result = mem.read_u64s(addr, &mut words);
                 let got: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
                 self.read(result, addr, &got);
+                if let Some(looked_up) = mem.words(addr, len) {
+                    assert!(addr % 8 == 0 && self.mapped(addr, 8 * len));
+                    assert!(self.allows(addr, 8 * len, Access::ReadWrite));
+                    assert!((0..len).all(|index| looked_up.load(index) == words[index]));
+                }
             }
             Step::Write(addr, ref bytes) => self.written(mem.write(addr, bytes), addr, bytes),
             Step::WriteWords(addr, ref words) => {

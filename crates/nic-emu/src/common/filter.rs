@@ -87,14 +87,16 @@ pub fn is_broadcast(dst: [u8; 6]) -> bool {
 
 #[inline]
 fn matches_rar(dst: [u8; 6], tables: &impl Tables) -> bool {
+    (0..RARS).any(|index| station(tables.rar(index)) == Some(dst))
+}
+
+/// The address that frames have to have for a receive address register (RAL and RAH), if it is in use for that.
+#[inline]
+pub fn station((low, high): (u32, u32)) -> Option<[u8; 6]> {
     const AV: u32 = 1 << 31;
     const ASEL: u32 = 3 << 16;
-    let low = u32::from_le_bytes([dst[0], dst[1], dst[2], dst[3]]);
-    let high = u32::from(u16::from_le_bytes([dst[4], dst[5]]));
-    (0..RARS).any(|index| {
-        let (ral, rah) = tables.rar(index);
-        ral == low && rah & (AV | ASEL | 0xffff) == AV | high
-    })
+    let ([a, b, c, d], [e, f, ..]) = (low.to_le_bytes(), high.to_le_bytes());
+    (high & (AV | ASEL) == AV).then_some([a, b, c, d, e, f])
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod checksum;
 mod fifo;
 pub(super) mod judge;
 mod place;
+mod plain;
 mod ring;
 mod saved;
 
@@ -35,6 +36,7 @@ use crate::{Interrupted, Time};
 use fifo::{Fifo, Held};
 use judge::{How, Size};
 use place::{Place, Placing, Progress};
+use plain::Plain;
 use ring::Descriptors;
 pub use saved::RxState;
 
@@ -124,6 +126,7 @@ pub struct RxQueue {
     fifo: Fifo,
     /// The first of them waits for an epoch and not for descriptors.
     interrupted: bool,
+    plain: Plain,
     /// Those of the batch.
     descriptors: Descriptors,
     batch: Option<Batch>,
@@ -138,6 +141,7 @@ impl RxQueue {
             overrun: Overrun::default(),
             fifo: Fifo::default(),
             interrupted: false,
+            plain: Plain::default(),
             descriptors: Descriptors::default(),
             batch: None,
         }
@@ -217,13 +221,15 @@ impl RxQueue {
         {
             return self.receive_last_apart(mem, frame, layout, overrun, now);
         }
-        let judgement = judge::judge(&self.shared, &frame, size, now);
         let batch = self.batch(mem);
         batch.frames += size.frames as u32;
         batch.octets += size.octets as u64;
-        let how = match judgement {
-            Ok(how) => how,
-            Err(other) => return other,
+        let how = match self.plain.how(&self.shared.regs, &frame, size) {
+            Some(how) => how,
+            None => match judge::judge(&self.shared, &frame, size, now) {
+                Ok(how) => how,
+                Err(other) => return other,
+            },
         };
         // Frames do not overtake one another.
         let first = self.fifo.is_empty() || self.drain(mem);

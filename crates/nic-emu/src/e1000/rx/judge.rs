@@ -17,7 +17,7 @@ use crate::common::gso::{Layout, MAX_HEADERS};
 const LONG: usize = 16384;
 const NORMAL: usize = 1522;
 const PAUSE_ADDRESS: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x01];
-const MAC_CONTROL: u16 = 0x8808;
+pub(super) const MAC_CONTROL: u16 = 0x8808;
 
 /// How an accepted frame is written, as the registers had it when it was accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,22 @@ pub(super) struct How {
     pub(super) checksums: u32,
     /// RCTL.RDMTS: 1 is half of the ring left, 2 a quarter, 3 an eighth.
     pub(super) minimum_shift: u32,
+}
+
+impl How {
+    /// A good frame, with nothing taken out of it, under these values of RCTL and RXCSUM.
+    pub(super) fn plain(control: u32, checksums: u32) -> Self {
+        Self {
+            buffer: buffer_size(control),
+            fcs: control & rctl::SECRC == 0,
+            bad_fcs: false,
+            good: true,
+            strip: None,
+            inexact: false,
+            checksums: checksums & (rxcsum::PCSS | rxcsum::IPOFL | rxcsum::TUOFL),
+            minimum_shift: ((control & rctl::RDMTS) >> rctl::RDMTS_SHIFT).min(2) + 1,
+        }
+    }
 }
 
 /// How much a frame is on the wire.
@@ -137,8 +153,9 @@ pub(super) fn layout(frame: &RxFrame<'_>) -> Result<Option<Layout>, Loss> {
     }
 }
 
-/// Judges a frame, and counts it if it is not accepted. Errors of frames that the filters refuse are none
+/// Judges a frame that is not [plain](super::plain::Plain), and counts it if it is not accepted. Errors of frames that the filters refuse are none
 /// (manual 13.7).
+#[inline(never)]
 pub(super) fn judge(
     shared: &Shared,
     frame: &RxFrame<'_>,
@@ -208,14 +225,11 @@ pub(super) fn judge(
         faults.judge(shared, size, data.len(), control & rctl::SBP != 0)?;
     }
     Ok(How {
-        buffer: buffer_size(control),
-        fcs: control & rctl::SECRC == 0,
         bad_fcs: damaged,
         good: !damaged && !oversize && !matches!(flow, Some(Flow::Pause { .. })),
         strip: tci.filter(|_| device & ctrl::VME != 0),
         inexact: verdict == Verdict::Inexact,
-        checksums: regs.get(Reg::RXCSUM) & (rxcsum::PCSS | rxcsum::IPOFL | rxcsum::TUOFL),
-        minimum_shift: ((control & rctl::RDMTS) >> rctl::RDMTS_SHIFT).min(2) + 1,
+        ..How::plain(control, regs.get(Reg::RXCSUM))
     })
 }
 

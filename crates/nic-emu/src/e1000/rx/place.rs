@@ -150,14 +150,15 @@ impl Placing<'_> {
             if owned == 0 {
                 return Place::NoDescriptor;
             }
-            let buffer = match descriptors.buffer(mem, ring, batch.head, owned) {
-                Ok(buffer) => buffer,
+            let taken = match descriptors.take(mem, ring, batch.head, owned) {
+                Ok(taken) => taken,
                 Err(DmaError::Unreachable { .. }) => {
                     shared.counters.dma_unreachable.add(1);
                     return Place::Unreachable;
                 }
                 Err(DmaError::Interrupted) => return Place::Interrupted,
             };
+            let buffer = taken.buffer;
             let n = how.buffer.min(stored.saturating_sub(*offset));
             let mut end = *offset;
             let done = if buffer == 0 {
@@ -181,7 +182,7 @@ impl Placing<'_> {
                 };
                 word.with_dd(true).with_length(n as u16)
             };
-            match descriptors.done(mem, ring, batch.head, done) {
+            match descriptors.done(mem, ring, batch.head, &taken, done) {
                 Ok(()) => {}
                 Err(DmaError::Unreachable { .. }) => shared.counters.dma_unreachable.add(1),
                 // The buffer is written again then: it is still ours.

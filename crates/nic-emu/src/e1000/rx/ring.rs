@@ -1,6 +1,6 @@
 //! The descriptors of one batch: taking them, and giving them back.
 
-use guest_mem::{Access, DmaError, GuestMem, Reach};
+use guest_mem::{Access, DmaError, GuestMem, Reach, Words};
 
 use super::super::desc::RxWord;
 use crate::common::ring::{DESC, Ring};
@@ -27,6 +27,13 @@ pub(super) struct Descriptors {
     pub(super) scratch: Vec<u8>,
 }
 
+/// A descriptor that was read, and is to be given back when it is done.
+pub(super) struct Taken<'m> {
+    pub(super) buffer: u64,
+    /// Where it is. Of rings that are not mapped, or not as usual, their address says it.
+    words: Option<Words<'m>>,
+}
+
 impl Descriptors {
     /// Forgets what was read and not used: the driver may change it before the next batch.
     pub(super) fn begin(&mut self, mem: &GuestMem, ring: Option<Ring>) {
@@ -39,22 +46,40 @@ impl Descriptors {
             });
     }
 
-    /// Address of the buffer of descriptor `index`, the next one; `owned` may be read from there on.
+    /// Reads descriptor `index`, the next one; `owned` may be read from there on.
     #[inline(always)]
-    pub(super) fn buffer(
+    pub(super) fn take<'m>(
+        &mut self,
+        mem: &'m GuestMem,
+        ring: Ring,
+        index: u32,
+        owned: u32,
+    ) -> Result<Taken<'m>, DmaError> {
+        let words = match self.remote {
+            true => None,
+            false => mem.words(ring.addr(index), 2),
+        };
+        let buffer = match &words {
+            Some(words) => words.load(0),
+            None => self.buffer_elsewhere(mem, ring, index, owned)?,
+        };
+        Ok(Taken { buffer, words })
+    }
+
+    #[cold]
+    fn buffer_elsewhere(
         &mut self,
         mem: &GuestMem,
         ring: Ring,
         index: u32,
         owned: u32,
     ) -> Result<u64, DmaError> {
-        if self.remote {
-            return self.buffer_remote(mem, ring, index, owned);
+        match self.remote {
+            true => self.buffer_remote(mem, ring, index, owned),
+            false => mem.load_u64(ring.addr(index)),
         }
-        mem.load_u64(ring.addr(index))
     }
 
-    #[cold]
     fn buffer_remote(
         &mut self,
         mem: &GuestMem,
@@ -78,27 +103,40 @@ impl Descriptors {
         Ok(self.words[2 * self.done])
     }
 
-    /// The descriptor last asked for is done.
+    /// The descriptor last taken is done.
     #[inline(always)]
     pub(super) fn done(
         &mut self,
         mem: &GuestMem,
         ring: Ring,
         index: u32,
+        taken: &Taken<'_>,
         word: RxWord,
     ) -> Result<(), DmaError> {
-        if self.remote {
-            self.done_remote(word);
-            return Ok(());
+        match &taken.words {
+            // The second word at once, and after the data: the driver polls DD.
+            Some(words) => {
+                words.store(1, word.into_bits());
+                Ok(())
+            }
+            None => self.done_elsewhere(mem, ring, index, word),
         }
-        // The second word at once, and after the data: the driver polls DD.
-        mem.store_u64(ring.addr(index).wrapping_add(8), word.into_bits())
     }
 
     #[cold]
-    fn done_remote(&mut self, word: RxWord) {
+    fn done_elsewhere(
+        &mut self,
+        mem: &GuestMem,
+        ring: Ring,
+        index: u32,
+        word: RxWord,
+    ) -> Result<(), DmaError> {
+        if !self.remote {
+            return mem.store_u64(ring.addr(index).wrapping_add(8), word.into_bits());
+        }
         self.words[2 * self.done + 1] = word.into_bits();
         self.done += 1;
+        Ok(())
     }
 
     /// Writes back what is done. [`DmaError::Interrupted`] leaves it to the next call; what cannot be reached is given

@@ -165,9 +165,28 @@ impl Descriptors {
         if self.remote {
             return self.write_back_runs(mem, ring, count, counters);
         }
+        let Some(words) = mem.words(ring.addr(0), 2 * ring.len() as usize) else {
+            return self.write_back_singly(mem, ring, count, counters);
+        };
+        // Only the upper dword: the driver may look for its buffer's address in the rest.
+        for done in &self.done[self.written..count] {
+            words.store_high(2 * done.index as usize + 1, done.word);
+        }
+        self.written = count;
+        Ok(())
+    }
+
+    /// As [`write_back`](Self::write_back), to a ring that is not one piece of memory that can be written.
+    #[cold]
+    fn write_back_singly(
+        &mut self,
+        mem: &GuestMem,
+        ring: Ring,
+        count: usize,
+        counters: &Counters,
+    ) -> Result<(), Interrupted> {
         for at in self.written..count {
             let done = &self.done[at];
-            // Only the upper dword: the driver may look for its buffer's address in the rest.
             let addr = ring.addr(done.index).wrapping_add(12);
             match mem.store_u32(addr, done.word) {
                 Ok(()) => {}
