@@ -113,6 +113,6 @@ fn programs_the_flash(lab: &Lab) -> Result<String> {
         "it is not that sector which is erased"
     );
     vm.ok(&format!("{erase} 0x5555 0x10"))?;
-    ensure!(fs::read(&file)? == [0xFF; SIZE], "not all is erased");
+    ensure!(fs::read(&file)? == vec![0xFF; SIZE], "not all is erased");
     Ok("found, programmed, verified and read; erased by hand".into())
 }
