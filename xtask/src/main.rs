@@ -30,7 +30,7 @@ enum Command {
     Test(test::Options),
     /// Look for inputs that break something, guided by the code they reach: needs a C++ compiler.
     Fuzz(fuzz::Options),
-    /// Compare nic-emu with QEMU's NICs, in guests, and write a report: needs root, about half an hour.
+    /// Compare nic-emu with QEMU's NICs, in guests, and write a report: needs root, about three quarters of an hour.
     Evaluate(evaluate::Options),
     /// Measure.
     #[command(subcommand)]
