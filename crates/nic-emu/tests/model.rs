@@ -1,7 +1,11 @@
 //! What queues and control share of the interrupt logic, in every order in which its steps can happen.
 //!
 //! The files under test are those of the library, with the model checker's atomics in place of the standard ones.
-#![allow(dead_code, unreachable_pub)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the models use a part of what these files offer their crates"
+)]
 
 #[path = "../src/e1000/irq.rs"]
 mod irq;
@@ -17,31 +21,8 @@ mod common {
     pub(crate) use crate::moderation;
 }
 
-/// The registers that the interrupt logic has to do with.
-mod regs {
-    use loom::sync::atomic::{AtomicU32, Ordering};
-
-    pub(crate) use nic_emu::e1000::regs::Reg;
-
-    #[derive(Debug, Default)]
-    pub(crate) struct Regs([AtomicU32; 7]);
-
-    impl Regs {
-        pub(crate) fn cell(&self, reg: Reg, _: usize) -> &AtomicU32 {
-            use Reg::{ICR, IMS, ITR, RADV, RDTR, TADV, TIDV};
-            let all = [ICR, IMS, ITR, RADV, RDTR, TADV, TIDV];
-            &self.0[all.iter().position(|&it| it == reg).expect("one of these")]
-        }
-
-        pub(crate) fn get(&self, reg: Reg) -> u32 {
-            self.cell(reg, 0).load(Ordering::Acquire)
-        }
-
-        pub(crate) fn set(&self, reg: Reg, value: u32) {
-            self.cell(reg, 0).store(value, Ordering::Release);
-        }
-    }
-}
+#[path = "model/regs.rs"]
+mod regs;
 
 use loom::sync::Arc;
 use loom::thread;
